@@ -1,0 +1,142 @@
+//! [`Latent`]: what a diffusion model works on. An immutable handle, cheap to clone.
+
+use candle_core::{D, DType, Tensor};
+
+use super::error::{Error, Result};
+
+/// A batch of latents (or of noise, or of predictions): `[n, c, h, w]`, f32.
+#[derive(Clone, Debug)]
+pub struct Latent {
+    tensor: Tensor,
+}
+
+impl Latent {
+    /// Wraps a tensor of rank 4. Errors: any other rank.
+    pub fn new(tensor: Tensor) -> Result<Self> {
+        if tensor.rank() != 4 {
+            return Err(Error::shape("latent", "a latent has four dimensions")
+                .expected("[n, c, h, w]")
+                .got(format!("{:?}", tensor.dims())));
+        }
+        Ok(Latent { tensor })
+    }
+
+    /// The tensor, `[n, c, h, w]`.
+    pub fn tensor(&self) -> &Tensor {
+        &self.tensor
+    }
+
+    /// Sizes `(n, c, h, w)`.
+    pub fn dims(&self) -> (usize, usize, usize, usize) {
+        let d = self.tensor.dims();
+        (d[0], d[1], d[2], d[3])
+    }
+
+    /// Sizes as the user sees them: `1x4x16x16`.
+    pub fn shape_text(&self) -> String {
+        let (n, c, h, w) = self.dims();
+        format!("{n}x{c}x{h}x{w}")
+    }
+
+    /// Bytes held by the values.
+    pub fn bytes(&self) -> usize {
+        self.tensor.elem_count() * self.tensor.dtype().size_in_bytes()
+    }
+
+    /// Mean of all values.
+    pub fn mean(&self) -> Result<f64> {
+        Ok(f64::from(self.tensor.to_dtype(DType::F32)?.mean_all()?.to_scalar::<f32>()?))
+    }
+
+    /// Standard deviation of all values (population form).
+    pub fn std(&self) -> Result<f64> {
+        let x = self.tensor.to_dtype(DType::F32)?;
+        let centred = x.broadcast_sub(&x.mean_all()?)?;
+        Ok(f64::from(centred.sqr()?.mean_all()?.sqrt()?.to_scalar::<f32>()?))
+    }
+
+    /// `(1 - x) * a + x * b`, as two products, so that x = 0 and x = 1 give back `a` and `b` exactly.
+    /// Errors: different shapes; x outside the finite numbers.
+    pub fn blend(a: &Latent, b: &Latent, x: f64) -> Result<Latent> {
+        Self::same_shape("blend", a, b)?;
+        if !x.is_finite() {
+            return Err(Error::value("blend", "the share of b must be a finite number").got(x.to_string()));
+        }
+        Latent::new(((a.tensor() * (1.0 - x))? + (b.tensor() * x)?)?)
+    }
+
+    /// Blend with a weight per place: `mask` is `[1 or n, 1 or c, h, w]`, 1 takes `b`.
+    pub fn blend_mask(a: &Latent, b: &Latent, mask: &Tensor) -> Result<Latent> {
+        Self::same_shape("blend", a, b)?;
+        let inverse = mask.affine(-1.0, 1.0)?;
+        Latent::new((a.tensor.broadcast_mul(&inverse)? + b.tensor.broadcast_mul(mask)?)?)
+    }
+
+    /// `a + b`, same shapes.
+    pub fn add(&self, other: &Latent) -> Result<Latent> {
+        Self::same_shape("+", self, other)?;
+        Latent::new((&self.tensor + &other.tensor)?)
+    }
+
+    /// `a - b`, same shapes.
+    pub fn sub(&self, other: &Latent) -> Result<Latent> {
+        Self::same_shape("-", self, other)?;
+        Latent::new((&self.tensor - &other.tensor)?)
+    }
+
+    /// Every value times `x`.
+    pub fn scale(&self, x: f64) -> Result<Latent> {
+        Latent::new((&self.tensor * x)?)
+    }
+
+    /// Picture `i` of the batch as a batch of one. Errors: `i` out of range.
+    pub fn index(&self, i: usize) -> Result<Latent> {
+        let n = self.dims().0;
+        if i >= n {
+            return Err(Error::value("latent", format!("there is no picture {i} in a batch of {n}"))
+                .expected(format!("0..{}", n.saturating_sub(1))));
+        }
+        Latent::new(self.tensor.narrow(0, i, 1)?)
+    }
+
+    /// Euclidean distance of all values to those of another latent of the same shape.
+    pub fn distance(&self, other: &Latent) -> Result<f64> {
+        Self::same_shape("distance", self, other)?;
+        let d = (&self.tensor - &other.tensor)?.sqr()?.sum_all()?.to_dtype(DType::F32)?;
+        Ok(f64::from(d.to_scalar::<f32>()?).sqrt())
+    }
+
+    /// Repeats a batch of one `n` times; a batch of `n` stays. Errors: any other batch.
+    pub fn expand_batch(&self, op: &str, n: usize) -> Result<Latent> {
+        let have = self.dims().0;
+        if have == n {
+            return Ok(self.clone());
+        }
+        if have != 1 {
+            return Err(Error::shape(op, "the batches differ")
+                .expected(format!("1 or {n} pictures"))
+                .got(format!("{have}")));
+        }
+        Latent::new(Tensor::cat(&vec![&self.tensor; n], 0)?)
+    }
+
+    /// An error of kind `Shape` unless both have the same shape.
+    pub fn same_shape(op: &str, a: &Latent, b: &Latent) -> Result<()> {
+        if a.tensor.dims() == b.tensor.dims() {
+            return Ok(());
+        }
+        Err(Error::shape(op, "the two latents differ in size")
+            .expected(format!("Latent {}", a.shape_text()))
+            .got(format!("Latent {}", b.shape_text()))
+            .hint("use pictures of one size, and the same n"))
+    }
+
+    /// Whether any value is NaN or infinite.
+    pub fn has_non_finite(&self) -> Result<bool> {
+        // The sum of squares is NaN or infinite as soon as one value is: one pass, no host copy of the values.
+        let sum =
+            self.tensor.to_dtype(DType::F32)?.flatten_all()?.sqr()?.max(D::Minus1)?.to_scalar::<f32>()?;
+        let total = self.tensor.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?;
+        Ok(!sum.is_finite() || !total.is_finite())
+    }
+}

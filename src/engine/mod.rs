@@ -1,0 +1,8 @@
+//! Diffusion on candle: tensors, networks with hooks, weights, schedules, noise. Knows no script and no terminal.
+
+pub mod error;
+pub mod image;
+pub mod latent;
+pub mod observe;
+
+pub use error::{Error, Kind, Result};

@@ -1,0 +1,15 @@
+//! scumble: an interactive terminal shell for diffusion models.
+//!
+//! Floors, imports go down only (`tests/it/layers.rs` enforces it):
+//!
+//! ```text
+//! main, cli
+//!   └─ ui       the only layer that writes to the terminal
+//!       ├─ term     terminal facilities; knows no engine, no Rhai
+//!       └─ script   Rhai over the engine; knows no terminal
+//!            ├─ record   what made a picture; knows no Rhai, no terminal
+//!            └─ engine   diffusion on candle; knows nothing above
+//!   report      leaf: title, span, labels, hint
+//! ```
+
+pub mod engine;
