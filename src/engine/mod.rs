@@ -4,5 +4,6 @@ pub mod error;
 pub mod image;
 pub mod latent;
 pub mod observe;
+pub mod ops;
 
 pub use error::{Error, Kind, Result};

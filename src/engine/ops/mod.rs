@@ -1,0 +1,28 @@
+//! Neural-network operations: what candle lacks, does slowly, or gets wrong when it goes backward.
+//!
+//! Every operation has a forward, a backward and a gradient check. A gradient is computed only for operands that
+//! are tracked ([`candle_core::Tensor::track_op`]); a frozen weight costs nothing on the way back.
+//! Tensors may have any strides. A wrong shape is an error of kind `Shape` that says both sides; an empty tensor
+//! gives an empty result.
+//!
+//! [`composed`] holds the same operations on candle's own: the fallback for devices and dtypes without a kernel,
+//! and the reference of the tests.
+
+pub mod composed;
+
+mod attention;
+mod check;
+mod conv;
+mod linear;
+mod norm;
+mod pointwise;
+mod resize;
+mod softmax;
+
+pub use attention::{apply_probs, attention, attention_probs};
+pub use conv::{Conv2d, Padding};
+pub use linear::Linear;
+pub use norm::{GroupNorm, LayerNorm};
+pub use pointwise::{geglu, gelu, gelu_tanh, quick_gelu, sigmoid, silu};
+pub use resize::upsample_nearest2x;
+pub use softmax::softmax;
