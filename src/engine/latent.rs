@@ -8,6 +8,9 @@ use super::error::{Error, Result};
 #[derive(Clone, Debug)]
 pub struct Latent {
     tensor: Tensor,
+    /// The clean latent that the network itself implied, kept beside a prediction where the noise level is so high that
+    /// the noise alone cannot tell it (zero terminal SNR). Arithmetic drops it.
+    clean: Option<Tensor>,
 }
 
 impl Latent {
@@ -18,7 +21,18 @@ impl Latent {
                 .expected("[n, c, h, w]")
                 .got(format!("{:?}", tensor.dims())));
         }
-        Ok(Latent { tensor })
+        Ok(Latent { tensor, clean: None })
+    }
+
+    /// The same values with the clean latent that the network implied beside them.
+    pub(crate) fn with_clean(mut self, clean: Tensor) -> Self {
+        self.clean = Some(clean);
+        self
+    }
+
+    /// The clean latent that the network implied, if it was kept.
+    pub(crate) fn clean(&self) -> Option<&Tensor> {
+        self.clean.as_ref()
     }
 
     /// The tensor, `[n, c, h, w]`.

@@ -1,9 +1,13 @@
 //! Diffusion on candle: tensors, networks with hooks, weights, schedules, noise. Knows no script and no terminal.
 
+pub mod device;
+pub mod diffusion;
 pub mod error;
 pub mod image;
 pub mod latent;
+pub mod nets;
 pub mod observe;
 pub mod ops;
+pub mod weights;
 
 pub use error::{Error, Kind, Result};

@@ -1,0 +1,134 @@
+//! Which device computes, and what this machine has: cores, memory, CPU features.
+
+use std::path::Path;
+
+use candle_core::Device;
+
+use super::error::{Error, Kind, Result};
+
+/// Opens a device by name: `auto`, `cpu`, `cuda`, `cuda:1`, `metal`. Returns it with a line that says what was chosen.
+/// Errors: an unknown name, or a device that this build or machine does not have.
+pub fn open(name: &str) -> Result<(Device, String)> {
+    match name {
+        "auto" => Ok(auto()),
+        "cpu" => Ok((Device::Cpu, format!("cpu ({} threads)", threads()))),
+        "metal" => Device::new_metal(0)
+            .map(|d| (d, "metal".into()))
+            .map_err(|_| absent("metal", "this build has no Metal support")),
+        _ => {
+            let index = match name.strip_prefix("cuda") {
+                Some("") => 0,
+                Some(rest) => {
+                    rest.strip_prefix(':').and_then(|n| n.parse().ok()).ok_or_else(|| unknown(name))?
+                }
+                None => return Err(unknown(name)),
+            };
+            if !cfg!(feature = "cuda") {
+                return Err(absent(name, "this build has no CUDA support"));
+            }
+            cuda(index).map(|d| (d, format!("cuda:{index}")))
+        }
+    }
+}
+
+fn auto() -> (Device, String) {
+    if cfg!(feature = "cuda") {
+        return match cuda(0) {
+            Ok(device) => (device, "cuda:0".into()),
+            Err(error) => (Device::Cpu, format!("cpu ({} threads; no CUDA: {})", threads(), error.message())),
+        };
+    }
+    (Device::Cpu, format!("cpu ({} threads)", threads()))
+}
+
+fn cuda(index: usize) -> Result<Device> {
+    // cudarc panics where the driver library is absent: ask for the file before it does.
+    if !driver_present() {
+        return Err(absent(&format!("cuda:{index}"), "the CUDA driver library (libcuda.so.1) was not found"));
+    }
+    Device::new_cuda(index)
+        .map_err(|e| absent(&format!("cuda:{index}"), &Error::from(e).message().to_string()))
+}
+
+fn driver_present() -> bool {
+    let mut folders: Vec<std::path::PathBuf> = [
+        "/usr/lib/x86_64-linux-gnu",
+        "/usr/lib64",
+        "/usr/lib",
+        "/usr/local/cuda/compat",
+        "/usr/lib/wsl/lib",
+        "/usr/local/nvidia/lib64",
+    ]
+    .iter()
+    .map(std::path::PathBuf::from)
+    .collect();
+    if let Some(path) = std::env::var_os("LD_LIBRARY_PATH") {
+        folders.extend(std::env::split_paths(&path));
+    }
+    folders.iter().any(|f| f.join("libcuda.so.1").exists() || f.join("libcuda.so").exists())
+}
+
+fn unknown(name: &str) -> Error {
+    Error::new(Kind::Device, "device", format!("unknown device \"{name}\""))
+        .expected("auto, cpu, cuda, cuda:N or metal")
+}
+
+fn absent(name: &str, why: &str) -> Error {
+    Error::new(Kind::Device, "device", format!("{name} cannot be used: {why}"))
+        .hint("--device cpu works everywhere")
+}
+
+/// Threads to compute with: the least of the cores this process may run on, the cgroup's CPU limit and
+/// `SLURM_CPUS_PER_TASK`.
+pub fn threads() -> usize {
+    // `available_parallelism` knows affinity and cgroup quotas.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let slurm =
+        std::env::var("SLURM_CPUS_PER_TASK").ok().and_then(|v| v.parse::<usize>().ok()).filter(|&n| n > 0);
+    slurm.map_or(cores, |s| s.min(cores))
+}
+
+/// Bytes of memory this process may use: the cgroup's limit or the machine's, whichever is less. `None` where unknown.
+pub fn memory_limit() -> Option<u64> {
+    let number = |path: &str| std::fs::read_to_string(Path::new(path)).ok()?.trim().parse::<u64>().ok();
+    let cgroup = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
+        .iter()
+        .find_map(|p| number(p));
+    let total = meminfo("MemTotal");
+    match (cgroup, total) {
+        (Some(c), Some(t)) => Some(c.min(t)),
+        (c, t) => c.or(t),
+    }
+}
+
+/// Bytes of memory that are free for use right now. `None` where unknown.
+pub fn memory_available() -> Option<u64> {
+    meminfo("MemAvailable")
+}
+
+fn meminfo(key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|l| l.starts_with(key))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// The vector extensions of this CPU that matter to us.
+pub fn cpu_features() -> Vec<&'static str> {
+    let mut found = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        for (name, has) in [
+            ("avx2", std::arch::is_x86_feature_detected!("avx2")),
+            ("fma", std::arch::is_x86_feature_detected!("fma")),
+            ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
+            ("avx512bf16", std::arch::is_x86_feature_detected!("avx512bf16")),
+        ] {
+            if has {
+                found.push(name);
+            }
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    found.push("neon");
+    found
+}

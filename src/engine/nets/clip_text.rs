@@ -1,0 +1,92 @@
+//! CLIP's text encoder (transformers `CLIPTextModel`), the prompt side of Stable Diffusion 1.x and 2.x.
+
+use candle_core::{D, DType, Tensor};
+use serde_json::Value;
+
+use super::clip::{Encoder, TowerConfig, size};
+use super::hooks::Hooks;
+use super::layers::layer_norm;
+use crate::engine::error::Result;
+use crate::engine::ops::LayerNorm;
+use crate::engine::weights::Scope;
+
+/// The text tower.
+#[derive(Clone, Debug)]
+pub struct ClipText {
+    tokens: Tensor,
+    positions: Tensor,
+    encoder: Encoder,
+    norm: LayerNorm,
+    width: usize,
+    vocab: usize,
+    length: usize,
+    end_id: u32,
+}
+
+impl ClipText {
+    /// From `text_model.*` and config.json.
+    pub fn new(w: &Scope, json: &Value) -> Result<Self> {
+        let config = TowerConfig::parse(json)?;
+        let vocab = size(json, "vocab_size")?;
+        let length = size(json, "max_position_embeddings")?;
+        let w = w.sub("text_model");
+        let e = w.sub("embeddings");
+        Ok(ClipText {
+            tokens: e.get("token_embedding.weight", &[vocab, config.width])?,
+            positions: e.get("position_embedding.weight", &[length, config.width])?,
+            encoder: Encoder::new(&w.sub("encoder"), &config, "text_model.encoder")?,
+            norm: layer_norm(&w.sub("final_layer_norm"), config.width, config.eps)?,
+            width: config.width,
+            vocab,
+            length,
+            end_id: json.get("eos_token_id").and_then(Value::as_u64).unwrap_or(2) as u32,
+        })
+    }
+
+    /// Width of the states.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Rows of the token table.
+    pub fn vocab(&self) -> usize {
+        self.vocab
+    }
+
+    /// Number of positions (77).
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// The rows of the token table for `ids` of one prompt, `[1, n, width]` (before positions): what textual
+    /// inversion optimizes.
+    pub fn token_rows(&self, ids: &[u32]) -> Result<Tensor> {
+        let ids = Tensor::from_slice(ids, ids.len(), self.tokens.device())?;
+        Ok(self.tokens.index_select(&ids, 0)?.unsqueeze(0)?)
+    }
+
+    /// The last hidden states after the final norm, `[1, n, width]`, from token rows.
+    pub fn forward_rows(&self, rows: &Tensor, hooks: &mut Hooks) -> Result<Tensor> {
+        let n = rows.dim(D::Minus2)?;
+        let x = rows.broadcast_add(&self.positions.narrow(0, 0, n)?)?;
+        self.norm.forward(&self.encoder.forward(x, true, hooks)?)
+    }
+
+    /// The last hidden states after the final norm, `[1, n, width]`, from token numbers.
+    pub fn forward(&self, ids: &[u32], hooks: &mut Hooks) -> Result<Tensor> {
+        self.forward_rows(&self.token_rows(ids)?, hooks)
+    }
+
+    /// Position whose state stands for the whole prompt: the first end token, or, for configs that say 2 (OpenAI's
+    /// first export), the largest token number.
+    pub fn pooled_position(&self, ids: &[u32]) -> usize {
+        let by_end = ids.iter().position(|&id| id == self.end_id);
+        let by_max = ids.iter().enumerate().rev().max_by_key(|(_, id)| **id).map(|(i, _)| i);
+        if self.end_id == 2 { by_max.unwrap_or(0) } else { by_end.or(by_max).unwrap_or(0) }
+    }
+
+    /// The type of the weights.
+    pub fn dtype(&self) -> DType {
+        self.tokens.dtype()
+    }
+}

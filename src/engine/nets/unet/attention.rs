@@ -1,0 +1,146 @@
+//! `Transformer2DModel`: self-attention among the pixels, cross-attention to the prompt, a gated feed-forward.
+
+use candle_core::Tensor;
+
+use super::activation_site;
+use super::config::UnetConfig;
+use crate::engine::error::Result;
+use crate::engine::nets::hooks::{Hooks, Site, SiteKind};
+use crate::engine::nets::layers::{attend, conv1, group_norm, layer_norm, linear, linear_no_bias};
+use crate::engine::ops::{self, Conv2d, GroupNorm, LayerNorm, Linear};
+use crate::engine::weights::Scope;
+
+#[derive(Clone, Debug)]
+struct Attention {
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    out: Linear,
+    site: Site,
+}
+
+impl Attention {
+    fn new(w: &Scope, width: usize, context: usize, heads: usize, kind: SiteKind) -> Result<Self> {
+        Ok(Attention {
+            q: linear_no_bias(&w.sub("to_q"), width, width)?,
+            k: linear_no_bias(&w.sub("to_k"), context, width)?,
+            v: linear_no_bias(&w.sub("to_v"), context, width)?,
+            out: linear(&w.sub("to_out.0"), width, width)?,
+            site: Site { path: w.path().to_string(), kind, alias: None, heads, channels: width },
+        })
+    }
+
+    fn forward(&self, x: &Tensor, context: &Tensor, hooks: &mut Hooks) -> Result<Tensor> {
+        let (q, k, v) = (self.q.forward(x)?, self.k.forward(context)?, self.v.forward(context)?);
+        self.out.forward(&attend(&self.site, q, k, v, false, hooks)?)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Block {
+    norm1: LayerNorm,
+    own: Attention,
+    norm2: LayerNorm,
+    cross: Attention,
+    norm3: LayerNorm,
+    gate: Linear,
+    out: Linear,
+}
+
+impl Block {
+    fn new(w: &Scope, config: &UnetConfig, width: usize, heads: usize) -> Result<Self> {
+        let eps = 1e-5;
+        Ok(Block {
+            norm1: layer_norm(&w.sub("norm1"), width, eps)?,
+            own: Attention::new(&w.sub("attn1"), width, width, heads, SiteKind::SelfAttention)?,
+            norm2: layer_norm(&w.sub("norm2"), width, eps)?,
+            cross: Attention::new(&w.sub("attn2"), width, config.context, heads, SiteKind::CrossAttention)?,
+            norm3: layer_norm(&w.sub("norm3"), width, eps)?,
+            gate: linear(&w.sub("ff.net.0.proj"), width, width * 8)?,
+            out: linear(&w.sub("ff.net.2"), width * 4, width)?,
+        })
+    }
+
+    fn forward(&self, x: Tensor, text: &Tensor, hooks: &mut Hooks) -> Result<Tensor> {
+        let y = self.norm1.forward(&x)?;
+        let x = (self.own.forward(&y, &y, hooks)? + x)?;
+        let x = (self.cross.forward(&self.norm2.forward(&x)?, text, hooks)? + x)?;
+        let y = ops::geglu(&self.gate.forward(&self.norm3.forward(&x)?)?)?;
+        Ok((self.out.forward(&y)? + x)?)
+    }
+}
+
+/// The 1×1 convolution of SD 1.x or the linear layer of SD 2.x, before and after the blocks.
+#[derive(Clone, Debug)]
+enum Projection {
+    Conv(Conv2d),
+    Linear(Linear),
+}
+
+impl Projection {
+    fn new(w: &Scope, width: usize, as_linear: bool) -> Result<Self> {
+        Ok(if as_linear {
+            Projection::Linear(linear(w, width, width)?)
+        } else {
+            Projection::Conv(conv1(w, width, width)?)
+        })
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Transformer {
+    norm: GroupNorm,
+    proj_in: Projection,
+    blocks: Vec<Block>,
+    proj_out: Projection,
+    site: Site,
+}
+
+impl Transformer {
+    pub(super) fn new(
+        w: &Scope,
+        config: &UnetConfig,
+        level: usize,
+        width: usize,
+        alias: Option<String>,
+    ) -> Result<Self> {
+        let heads = config.heads[level];
+        Ok(Transformer {
+            norm: group_norm(&w.sub("norm"), width, config.groups, 1e-6)?,
+            proj_in: Projection::new(&w.sub("proj_in"), width, config.linear_projection)?,
+            blocks: (0..config.depth[level])
+                .map(|i| Block::new(&w.sub(format!("transformer_blocks.{i}")), config, width, heads))
+                .collect::<Result<_>>()?,
+            proj_out: Projection::new(&w.sub("proj_out"), width, config.linear_projection)?,
+            site: activation_site(w.path().to_string(), alias, width),
+        })
+    }
+
+    pub(super) fn sites<'a>(&'a self, into: &mut Vec<&'a Site>) {
+        for block in &self.blocks {
+            into.extend([&block.own.site, &block.cross.site]);
+        }
+        into.push(&self.site);
+    }
+
+    /// `x [n, c, h, w]`, `text [n, m, d]` → `[n, c, h, w]`.
+    pub(super) fn forward(&self, x: &Tensor, text: &Tensor, hooks: &mut Hooks) -> Result<Tensor> {
+        let (n, c, h, w) = x.dims4()?;
+        let y = self.norm.forward(x)?;
+        let tokens = |y: Tensor| -> Result<Tensor> { Ok(y.flatten_from(2)?.transpose(1, 2)?.contiguous()?) };
+        let pixels =
+            |y: Tensor| -> Result<Tensor> { Ok(y.transpose(1, 2)?.contiguous()?.reshape((n, c, h, w))?) };
+        let mut y = match &self.proj_in {
+            Projection::Conv(conv) => tokens(conv.forward(&y)?)?,
+            Projection::Linear(linear) => linear.forward(&tokens(y)?)?,
+        };
+        for block in &self.blocks {
+            y = block.forward(y, text, hooks)?;
+        }
+        let y = match &self.proj_out {
+            Projection::Conv(conv) => conv.forward(&pixels(y)?)?,
+            Projection::Linear(linear) => pixels(linear.forward(&y)?)?,
+        };
+        hooks.activation(&self.site, (y + x)?)
+    }
+}

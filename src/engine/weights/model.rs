@@ -1,0 +1,429 @@
+//! [`Model`]: a diffusers folder, loaded: text encoder, UNet, VAE, schedule; and the calls that scripts make on it.
+
+use std::sync::{Arc, OnceLock};
+
+use candle_core::{DType, Device, Tensor};
+
+use super::defaults::Defaults;
+use super::embedding::Embedding;
+use super::folder::Folder;
+use super::locate::locate;
+use super::tokenizer::Tokenizer;
+use super::{Scope, Weights};
+use crate::engine::diffusion::noise::TorchNoise;
+use crate::engine::diffusion::schedule::Schedule;
+use crate::engine::diffusion::train_schedule::{Prediction, TrainSchedule};
+use crate::engine::error::{Error, Result};
+use crate::engine::image::Picture;
+use crate::engine::latent::Latent;
+use crate::engine::nets::attention_edit::Attention;
+use crate::engine::nets::clip_text::ClipText;
+use crate::engine::nets::clip_vision::Clip;
+use crate::engine::nets::hooks::{Features, Hooks, Row, Site};
+use crate::engine::nets::unet::{Unet, UnetConfig};
+use crate::engine::nets::vae::{Vae, VaeConfig};
+use crate::engine::observe::Cancel;
+
+/// How to load a model.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Where it computes.
+    pub device: Device,
+    /// The type it computes in.
+    pub dtype: DType,
+    /// Stops loading between networks, and every later call of the model between blocks.
+    pub cancel: Cancel,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        LoadOptions { device: Device::Cpu, dtype: DType::F32, cancel: Cancel::default() }
+    }
+}
+
+/// How to predict: attention edits and activations to collect.
+#[derive(Clone, Debug, Default)]
+pub struct PredictOptions {
+    /// Edits of the attention.
+    pub attention: Option<Attention>,
+    /// Activation sites to read, graph kept.
+    pub features: Vec<String>,
+}
+
+struct Parts {
+    name: String,
+    folder: Folder,
+    options: LoadOptions,
+    text: ClipText,
+    tokenizer: Arc<Tokenizer>,
+    unet: Unet,
+    vae: Vae,
+    train: Arc<TrainSchedule>,
+    defaults: Option<Defaults>,
+    clip: OnceLock<Option<ClipPair>>,
+    parameters: usize,
+    fingerprint: String,
+    unused: Vec<String>,
+}
+
+type ClipPair = (Clip, Tokenizer);
+
+/// A loaded model. Immutable, cheap to clone; freed when the last clone goes.
+#[derive(Clone)]
+pub struct Model(Arc<Parts>);
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Model({})", self.0.name)
+    }
+}
+
+impl Model {
+    /// Loads the model that `spec` names (see [`locate`]).
+    /// Errors: not there, files missing or malformed, a network that does not fit its config, cancelled.
+    pub fn load(spec: &str, options: &LoadOptions) -> Result<Self> {
+        let folder = locate(spec)?;
+        let (device, dtype) = (&options.device, options.dtype);
+        let mut unused = Vec::new();
+        let mut parameters = 0;
+        let mut fingerprints = Vec::new();
+        let mut weights = |part: &str, stem: &str| -> Result<Scope> {
+            options.cancel.check("load")?;
+            let files = folder.sub(part).weights(stem)?;
+            fingerprints
+                .extend(files.iter().map(super::read::TensorFile::fingerprint).collect::<Result<Vec<_>>>()?);
+            let all = Weights::load(&files, dtype, device)?;
+            parameters += all.parameters();
+            Ok(all.scope())
+        };
+        let config = |part: &str| folder.sub(part).json("config.json");
+
+        let w = weights("text_encoder", "model")?;
+        let text = ClipText::new(&w, &config("text_encoder")?).map_err(|e| within(e, "text_encoder"))?;
+        unused.extend(w.unused());
+        let tokenizer = Tokenizer::load(&folder.sub("tokenizer"), text.length(), text.vocab())?;
+
+        let w = weights("unet", "diffusion_pytorch_model")?;
+        let unet = Unet::new(&w, UnetConfig::parse(&config("unet")?)?).map_err(|e| within(e, "unet"))?;
+        unused.extend(w.unused());
+
+        let w = weights("vae", "diffusion_pytorch_model")?;
+        let vae = Vae::new(&w, VaeConfig::parse(&config("vae")?)?).map_err(|e| within(e, "vae"))?;
+        unused.extend(w.unused());
+
+        if text.width() != unet.config().context {
+            return Err(Error::shape("load", format!("{spec}: the text encoder and the UNet do not fit"))
+                .expected(format!("prompt states of width {}", unet.config().context))
+                .got(format!("{}", text.width())));
+        }
+        let train = TrainSchedule::parse(&folder.sub("scheduler").json("scheduler_config.json")?)?;
+        // Positions are a buffer that old exports carry along.
+        unused.retain(|n| !n.ends_with("position_ids"));
+        Ok(Model(Arc::new(Parts {
+            name: spec.to_string(),
+            defaults: Defaults::read(&folder)?,
+            folder,
+            options: options.clone(),
+            text,
+            tokenizer: Arc::new(tokenizer),
+            unet,
+            vae,
+            train: Arc::new(train),
+            clip: OnceLock::new(),
+            parameters,
+            fingerprint: join_fingerprints(&fingerprints),
+            unused,
+        })))
+    }
+
+    /// The name it was loaded by.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Number of weights of its networks.
+    pub fn parameters(&self) -> usize {
+        self.0.parameters
+    }
+
+    /// Sixteen hexadecimal digits that change when the weight files do.
+    pub fn fingerprint(&self) -> &str {
+        &self.0.fingerprint
+    }
+
+    /// Tensors in the files that no network asked for (more than a few: another architecture).
+    pub fn unused(&self) -> &[String] {
+        &self.0.unused
+    }
+
+    /// Bytes of its weights in memory.
+    pub fn bytes(&self) -> usize {
+        self.0.parameters * self.0.options.dtype.size_in_bytes()
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.0.options.device
+    }
+
+    /// Its measured defaults, if it has any.
+    pub fn defaults(&self) -> Option<&Defaults> {
+        self.0.defaults.as_ref()
+    }
+
+    /// Every site that hooks can reach in its UNet.
+    pub fn sites(&self) -> Vec<&Site> {
+        self.0.unet.sites()
+    }
+
+    /// Picture pixels per latent pixel, on a side.
+    pub fn factor(&self) -> usize {
+        self.0.vae.config().factor
+    }
+
+    /// The side of the pictures that it was trained on, in pixels.
+    pub fn size(&self) -> usize {
+        self.0.unet.config().sample_size * self.factor()
+    }
+
+    /// The training schedule.
+    pub fn train_schedule(&self) -> &TrainSchedule {
+        &self.0.train
+    }
+
+    /// Encodes a prompt. One that is too long is cut: see [`Embedding::cut`].
+    pub fn encode_text(&self, prompt: &str) -> Result<Embedding> {
+        let encoded = self.0.tokenizer.encode(prompt)?;
+        let ids: Vec<u32> = encoded.tokens.iter().map(|t| t.id).collect();
+        let mut hooks = Hooks::none().with_cancel(self.0.options.cancel.clone());
+        let states = self.0.text.forward(&ids, &mut hooks)?;
+        Ok(Embedding::new(states, prompt, encoded, Arc::clone(&self.0.tokenizer)))
+    }
+
+    /// The latent mean of pictures whose sides are multiples of [`Model::unit`].
+    /// Errors: another size (see [`Picture::fit`]).
+    pub fn encode_picture(&self, picture: &Picture) -> Result<Latent> {
+        let x =
+            picture.tensor().to_device(self.device())?.to_dtype(self.0.options.dtype)?.affine(2.0, -1.0)?;
+        let mut hooks = Hooks::none().with_cancel(self.0.options.cancel.clone());
+        Latent::new(self.0.vae.encode_mean(&x, &mut hooks)?)
+    }
+
+    /// Pictures of latents; clamped to 0..1 unless a gradient is wanted.
+    pub fn decode(&self, z: &Latent) -> Result<Picture> {
+        let z = z.tensor().to_device(self.device())?.to_dtype(self.0.options.dtype)?;
+        let mut hooks = Hooks::none().with_cancel(self.0.options.cancel.clone());
+        // One picture at a time: a batch at 512 pixels would hold all its activations at once.
+        let pictures: Vec<Tensor> = (0..z.dim(0)?)
+            .map(|i| {
+                let one = if z.dim(0)? == 1 { z.clone() } else { z.narrow(0, i, 1)?.contiguous()? };
+                self.0.vae.decode(&one, &mut hooks)
+            })
+            .collect::<Result<_>>()?;
+        let x = if pictures.len() == 1 { pictures[0].clone() } else { Tensor::cat(&pictures, 0)? };
+        let x = x.affine(0.5, 0.5)?;
+        Picture::from_tensor(if x.track_op() { x } else { x.clamp(0.0, 1.0)? }.to_dtype(DType::F32)?)
+    }
+
+    /// A schedule of `n` sampling steps; see [`Schedule::new`].
+    pub fn schedule(&self, n: usize, noise_eta: f64, seed: u64) -> Result<Schedule> {
+        Schedule::new(Arc::clone(&self.0.train), n, noise_eta, seed)
+    }
+
+    /// The picture side of which width and height must be multiples.
+    pub fn unit(&self) -> usize {
+        self.factor() << (self.0.unet.config().widths.len() - 1)
+    }
+
+    /// Starting noise for `n` pictures of `size` (width, height) pixels (the model's own size if not said): picture `i`
+    /// has the noise that a single picture of seed + i has.
+    /// Errors: n = 0; a size that is no multiple of [`Model::unit`], 0, or larger than 4096.
+    pub fn noise(&self, seed: u64, n: usize, size: Option<(usize, usize)>) -> Result<Latent> {
+        let (w, h) = size.unwrap_or((self.size(), self.size()));
+        let unit = self.unit();
+        if w == 0 || h == 0 || w % unit != 0 || h % unit != 0 || w > 4096 || h > 4096 {
+            return Err(Error::value("noise", "the picture size does not fit this model")
+                .expected(format!("multiples of {unit} up to 4096"))
+                .got(format!("{w}x{h}"))
+                .hint(format!("{} is what it was trained on", self.size())));
+        }
+        if n == 0 || n > 4096 {
+            return Err(Error::value("noise", "the number of pictures is out of range")
+                .expected("1..4096")
+                .got(n.to_string()));
+        }
+        let (c, f) = (self.0.vae.config().latent_channels, self.factor());
+        let each = c * (h / f) * (w / f);
+        let mut values = Vec::with_capacity(n * each);
+        for i in 0..n as u64 {
+            values.extend(TorchNoise::new(seed.wrapping_add(i)).normal(each));
+        }
+        let t = Tensor::from_vec(values, (n, c, h / f, w / f), self.device())?;
+        Latent::new(t.to_dtype(self.0.options.dtype)?)
+    }
+
+    /// The noise that the UNet predicts in `z [n, ...]` at training timestep `t` under the prompt (whatever the network's
+    /// own target is), and the activations that were asked for.
+    /// Errors: t outside the schedule, shapes that do not fit, an edit of another prompt, cancelled.
+    pub fn predict(
+        &self,
+        z: &Latent,
+        t: usize,
+        text: &Embedding,
+        options: &PredictOptions,
+    ) -> Result<(Latent, Vec<Tensor>)> {
+        let n = z.dims().0;
+        self.run(z, t, &text.states().repeat((n, 1, 1))?, vec![Row::Conditional; n], text, options)
+    }
+
+    /// Classifier-free guidance (Ho and Salimans 2022): `none + cfg (text - none)`, both in one batch. With `cfg` 1 only
+    /// the prompt is predicted, with 0 only `none`.
+    pub fn guided(
+        &self,
+        z: &Latent,
+        t: usize,
+        text: &Embedding,
+        none: &Embedding,
+        cfg: f64,
+        options: &PredictOptions,
+    ) -> Result<Latent> {
+        if !cfg.is_finite() {
+            return Err(Error::value("guided", "cfg must be a finite number").got(cfg.to_string()));
+        }
+        if cfg == 1.0 {
+            return Ok(self.predict(z, t, text, options)?.0);
+        }
+        let n = z.dims().0;
+        let both = Latent::new(Tensor::cat(&[z.tensor(), z.tensor()], 0)?)?;
+        let states = Tensor::cat(&[none.states().repeat((n, 1, 1))?, text.states().repeat((n, 1, 1))?], 0)?;
+        let mut rows = vec![Row::Unconditional; n];
+        rows.resize(2 * n, Row::Conditional);
+        let (both, _) = self.run(&both, t, &states, rows, text, options)?;
+        let part = |x: &Tensor, i: usize| -> Result<Tensor> { Ok(x.narrow(0, i * n, n)?) };
+        let mix = |x: &Tensor| -> Result<Tensor> {
+            let (none, text) = (part(x, 0)?, part(x, 1)?);
+            Ok((&none + ((text - &none)? * cfg)?)?)
+        };
+        let eps = Latent::new(mix(both.tensor())?)?;
+        match both.clean() {
+            Some(clean) => Ok(eps.with_clean(mix(clean)?)),
+            None => Ok(eps),
+        }
+    }
+
+    fn run(
+        &self,
+        z: &Latent,
+        t: usize,
+        states: &Tensor,
+        rows: Vec<Row>,
+        text: &Embedding,
+        options: &PredictOptions,
+    ) -> Result<(Latent, Vec<Tensor>)> {
+        let ab = *self.0.train.alphas.get(t).ok_or_else(|| {
+            Error::value("predict", "the timestep is outside the training schedule")
+                .expected(format!("0..{}", self.0.train.len() - 1))
+                .got(t.to_string())
+                .hint("s.t(i) gives the timestep of step i")
+        })?;
+        let (_, _, h, w) = z.dims();
+        let mut edit = match &options.attention {
+            Some(attention) => attention.hook(text, h, w)?,
+            None => None,
+        };
+        let mut features = Features::new(&options.features);
+        let mut hooks = Hooks::for_rows(rows).with_cancel(self.0.options.cancel.clone());
+        if let Some(edit) = &mut edit {
+            hooks = hooks.with_attention(edit);
+        }
+        if !options.features.is_empty() {
+            hooks = hooks.with_activation(&mut features);
+        }
+        let z_in = z.tensor().to_device(self.device())?.to_dtype(self.0.options.dtype)?;
+        let out = self.0.unet.forward(&z_in, t as f64, states, &mut hooks)?.to_dtype(z.tensor().dtype())?;
+        drop(hooks);
+        Ok((as_noise(self.0.train.prediction, z, out, ab)?, features.take()?))
+    }
+
+    /// What the network should predict for `x0` noised with `noise` to timestep `t`: the target of training.
+    pub fn target(&self, x0: &Latent, noise: &Latent, t: usize) -> Result<Latent> {
+        let ab = *self
+            .0
+            .train
+            .alphas
+            .get(t)
+            .ok_or_else(|| Error::value("target", "no such timestep").got(t.to_string()))?;
+        match self.0.train.prediction {
+            Prediction::Epsilon => Ok(noise.clone()),
+            Prediction::Sample => Ok(x0.clone()),
+            Prediction::Velocity => noise.scale(ab.sqrt())?.sub(&x0.scale((1.0 - ab).sqrt())?),
+        }
+    }
+
+    /// CLIP features of unit length, `[n, d]`, by the CLIP beside the model. Errors: the model has none.
+    pub fn picture_features(&self, picture: &Picture) -> Result<Tensor> {
+        self.clip()?.0.picture_features(picture)
+    }
+
+    /// CLIP features of a text, of unit length, `[1, d]`. Errors: the model has no CLIP.
+    pub fn text_features(&self, text: &str) -> Result<Tensor> {
+        let (clip, tokenizer) = self.clip()?;
+        let ids: Vec<u32> = tokenizer.encode(text)?.tokens.iter().map(|t| t.id).collect();
+        clip.text_features(&ids)
+    }
+
+    fn clip(&self) -> Result<&ClipPair> {
+        if self.0.clip.get().is_none() {
+            let folder = self.0.folder.sub("clip");
+            let pair = if folder.has("config.json") { Some(self.load_clip(&folder)?) } else { None };
+            return self.0.clip.get_or_init(|| pair).as_ref().ok_or_else(|| self.no_clip());
+        }
+        self.0.clip.get().and_then(Option::as_ref).ok_or_else(|| self.no_clip())
+    }
+
+    fn load_clip(&self, folder: &Folder) -> Result<ClipPair> {
+        let weights = Weights::load(&folder.weights("model")?, DType::F32, self.device())?;
+        let preprocessor = if folder.has("preprocessor_config.json") {
+            folder.json("preprocessor_config.json")?
+        } else {
+            serde_json::Value::Null
+        };
+        let clip = Clip::new(&weights.scope(), &folder.json("config.json")?, &preprocessor)?;
+        let tokenizer = Tokenizer::load(folder, clip.text().length(), clip.text().vocab())?;
+        Ok((clip, tokenizer))
+    }
+
+    fn no_clip(&self) -> Error {
+        Error::missing("similarity", format!("the model {} has no CLIP beside it", self.0.name))
+            .hint("put a transformers CLIP folder named clip into the model's folder")
+    }
+}
+
+/// A prediction of any kind as the noise that it implies.
+fn as_noise(kind: Prediction, z: &Latent, out: Tensor, ab: f64) -> Result<Latent> {
+    let out = Latent::new(out)?;
+    let (signal, noise) = (ab.sqrt(), (1.0 - ab).sqrt());
+    match kind {
+        Prediction::Epsilon => Ok(out),
+        Prediction::Velocity => {
+            let eps = out.scale(signal)?.add(&z.scale(noise)?)?;
+            let clean = z.scale(signal)?.sub(&out.scale(noise)?)?;
+            Ok(eps.with_clean(clean.tensor().clone()))
+        }
+        Prediction::Sample => {
+            let eps = z.sub(&out.scale(signal)?)?.scale(1.0 / noise.max(1e-8))?;
+            Ok(eps.with_clean(out.tensor().clone()))
+        }
+    }
+}
+
+fn within(error: Error, part: &str) -> Error {
+    let op = format!("load {part}");
+    error.op(op)
+}
+
+fn join_fingerprints(parts: &[u64]) -> String {
+    let joined =
+        parts.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, p| (h ^ p).wrapping_mul(0x0000_0100_0000_01b3));
+    format!("{joined:016x}")
+}
