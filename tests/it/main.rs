@@ -1,0 +1,5 @@
+//! All integration tests in one binary: one link instead of many.
+
+mod layers;
+mod licences;
+mod parity;

@@ -1,0 +1,1 @@
+//! The same numbers as PyTorch, diffusers and transformers on the same weights.
