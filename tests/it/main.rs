@@ -1,5 +1,7 @@
 //! All integration tests in one binary: one link instead of many.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod gradients;
 mod layers;
 mod licences;
 mod parity;

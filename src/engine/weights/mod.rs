@@ -68,7 +68,57 @@ impl Weights {
 
     /// The root scope, from which networks take their tensors.
     pub fn scope(&self) -> Scope {
-        Scope { weights: self.clone(), path: String::new(), used: Rc::default() }
+        Scope { weights: self.clone(), path: String::new(), used: Rc::default(), random: None }
+    }
+}
+
+/// Makes any tensor that is asked for, from its name and a seed: networks without files, for tests and benchmarks.
+/// Matrices and kernels are normal with variance 1 / fan-in (queries and keys twice that deviation, so that attention
+/// is not flat), other tensors `1 + normal / 10` for norms' weights and `normal / 10` for the rest.
+#[derive(Debug)]
+pub struct RandomWeights {
+    seed: u64,
+    dtype: DType,
+    device: Device,
+    tracked: bool,
+    made: RefCell<std::collections::BTreeMap<String, Tensor>>,
+}
+
+impl RandomWeights {
+    /// Tensors of `dtype` on `device`; `tracked` makes each one a variable that collects gradients.
+    pub fn new(seed: u64, dtype: DType, device: &Device, tracked: bool) -> Rc<Self> {
+        Rc::new(RandomWeights { seed, dtype, device: device.clone(), tracked, made: RefCell::default() })
+    }
+
+    /// The root scope.
+    pub fn scope(self: &Rc<Self>) -> Scope {
+        let random = Some(Rc::clone(self));
+        Scope { weights: Weights::default(), path: String::new(), used: Rc::default(), random }
+    }
+
+    /// Everything that was asked for so far, by name.
+    pub fn made(&self) -> std::collections::BTreeMap<String, Tensor> {
+        self.made.borrow().clone()
+    }
+
+    fn make(&self, name: &str, dims: &[usize]) -> Result<Tensor> {
+        if let Some(tensor) = self.made.borrow().get(name) {
+            return Ok(tensor.clone());
+        }
+        let hash = name.bytes().fold(self.seed, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
+        let count = dims.iter().product();
+        let values = super::diffusion::noise::TorchNoise::new(hash ^ (hash >> 32)).normal(count);
+        let fan_in: usize = dims.iter().skip(1).product();
+        let sharp = ["to_q", "to_k", "q_proj", "k_proj"].iter().any(|p| name.contains(p));
+        let (scale, shift) = match dims.len() {
+            0 | 1 if name.contains("norm") && name.ends_with("weight") => (0.1, 1.0),
+            0 | 1 => (0.1, 0.0),
+            _ => ((fan_in as f64).sqrt().recip() * if sharp { 2.0 } else { 1.0 }, 0.0),
+        };
+        let tensor = Tensor::from_vec(values, dims, &self.device)?.to_dtype(self.dtype)?.affine(scale, shift)?;
+        let tensor = if self.tracked { candle_core::Var::from_tensor(&tensor)?.as_tensor().clone() } else { tensor };
+        self.made.borrow_mut().insert(name.to_string(), tensor.clone());
+        Ok(tensor)
     }
 }
 
@@ -78,12 +128,13 @@ pub struct Scope {
     weights: Weights,
     path: String,
     used: Rc<RefCell<BTreeSet<String>>>,
+    random: Option<Rc<RandomWeights>>,
 }
 
 impl Scope {
     /// The scope below, `self.path() + "." + name`.
     pub fn sub(&self, name: impl AsRef<str>) -> Scope {
-        Scope { weights: self.weights.clone(), path: self.full(name.as_ref()), used: Rc::clone(&self.used) }
+        Scope { path: self.full(name.as_ref()), ..self.clone() }
     }
 
     /// The dotted path of this scope.
@@ -111,6 +162,9 @@ impl Scope {
     /// Errors: not in the file (the nearest name is proposed), or of another shape.
     pub fn get(&self, name: &str, dims: &[usize]) -> Result<Tensor> {
         let full = self.full(name);
+        if let Some(random) = &self.random {
+            return random.make(&full, dims);
+        }
         let origin = self.weights.origin();
         let Some(tensor) = self.weights.tensors.get(&full) else {
             let near = nearest(&full, self.weights.tensors.keys());
