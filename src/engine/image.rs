@@ -7,6 +7,8 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use image::{DynamicImage, ImageReader, Rgb, RgbImage, imageops};
 
+pub use super::sheet::grid;
+
 use super::error::{Error, Result};
 
 /// Largest picture side that is read or made, in pixels: a bound on what a hostile file can make us allocate.
@@ -114,7 +116,7 @@ impl Picture {
         if self.n() == 1 {
             return Ok(Arc::new(self.to_rgb(0)?));
         }
-        Ok(Arc::new(grid(&self.to_rgbs()?, columns)?))
+        Ok(Arc::new(grid(&self.to_rgbs()?, columns, &[])?))
     }
 
     /// Scaled to `w` × `h` with a Lanczos filter on 8-bit pixels; not tracked. A picture of that size is returned as it is.
@@ -161,30 +163,4 @@ fn over_white(picture: &DynamicImage) -> RgbImage {
         *to = Rgb([mix(from.0[0]), mix(from.0[1]), mix(from.0[2])]);
     }
     out
-}
-
-/// Pictures side by side on white with a gap of two pixels; `columns` defaults to a near square.
-/// Cells take the size of the largest picture. Errors: no picture.
-pub fn grid(pictures: &[RgbImage], columns: Option<usize>) -> Result<RgbImage> {
-    if pictures.is_empty() {
-        return Err(Error::value("grid", "there is no picture to lay out"));
-    }
-    let columns =
-        columns.unwrap_or_else(|| (pictures.len() as f64).sqrt().ceil() as usize).clamp(1, pictures.len());
-    let rows = pictures.len().div_ceil(columns);
-    let cell_w = pictures.iter().map(RgbImage::width).max().unwrap_or(1);
-    let cell_h = pictures.iter().map(RgbImage::height).max().unwrap_or(1);
-    let gap = 2;
-    let width = columns as u32 * (cell_w + gap) - gap;
-    let height = rows as u32 * (cell_h + gap) - gap;
-    if width > MAX_SIDE || height > MAX_SIDE {
-        return Err(Error::value("grid", "the sheet would be too large").got(format!("{width}x{height}")));
-    }
-    let mut sheet = RgbImage::from_pixel(width, height, Rgb([255, 255, 255]));
-    for (i, picture) in pictures.iter().enumerate() {
-        let x = (i % columns) as u32 * (cell_w + gap) + (cell_w - picture.width()) / 2;
-        let y = (i / columns) as u32 * (cell_h + gap) + (cell_h - picture.height()) / 2;
-        imageops::replace(&mut sheet, picture, i64::from(x), i64::from(y));
-    }
-    Ok(sheet)
 }

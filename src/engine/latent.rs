@@ -69,10 +69,10 @@ impl Latent {
         Ok(f64::from(centred.sqr()?.mean_all()?.sqrt()?.to_scalar::<f32>()?))
     }
 
-    /// `(1 - x) * a + x * b`, as two products, so that x = 0 and x = 1 give back `a` and `b` exactly.
-    /// Errors: different shapes; x outside the finite numbers.
+    /// `(1 - x) * a + x * b`, as two products, so that x = 0 and x = 1 give back `a` and `b` exactly. A batch of one
+    /// is repeated. Errors: different shapes; x outside the finite numbers.
     pub fn blend(a: &Latent, b: &Latent, x: f64) -> Result<Latent> {
-        Self::same_shape("blend", a, b)?;
+        let (a, b) = Self::same_batch("blend", a, b)?;
         if !x.is_finite() {
             return Err(Error::value("blend", "the share of b must be a finite number").got(x.to_string()));
         }
@@ -81,7 +81,7 @@ impl Latent {
 
     /// Blend with a weight per place: `mask` is `[1 or n, 1 or c, h, w]`, 1 takes `b`.
     pub fn blend_mask(a: &Latent, b: &Latent, mask: &Tensor) -> Result<Latent> {
-        Self::same_shape("blend", a, b)?;
+        let (a, b) = Self::same_batch("blend", a, b)?;
         let inverse = mask.affine(-1.0, 1.0)?;
         Latent::new((a.tensor.broadcast_mul(&inverse)? + b.tensor.broadcast_mul(mask)?)?)
     }
@@ -132,6 +132,13 @@ impl Latent {
                 .got(format!("{have}")));
         }
         Latent::new(Tensor::cat(&vec![&self.tensor; n], 0)?)
+    }
+
+    fn same_batch(op: &str, a: &Latent, b: &Latent) -> Result<(Latent, Latent)> {
+        let n = a.dims().0.max(b.dims().0);
+        let (a, b) = (a.expand_batch(op, n)?, b.expand_batch(op, n)?);
+        Self::same_shape(op, &a, &b)?;
+        Ok((a, b))
     }
 
     /// An error of kind `Shape` unless both have the same shape.

@@ -8,6 +8,7 @@ pub mod latent;
 pub mod nets;
 pub mod observe;
 pub mod ops;
+pub mod sheet;
 pub mod weights;
 
 pub use error::{Error, Kind, Result};

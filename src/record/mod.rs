@@ -55,7 +55,11 @@ impl Record {
     /// The human line under the key `parameters`, in the layout that A1111 and its many readers use.
     pub fn parameters(&self) -> String {
         let text = |keys: &[&str]| {
-            keys.iter().find_map(|k| self.options.get(*k)).and_then(Value::as_str).unwrap_or_default().to_string()
+            keys.iter()
+                .find_map(|k| self.options.get(*k))
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_string()
         };
         let mut out = text(&["prompt", "content", "target"]);
         let negative = text(&["negative"]);
@@ -63,7 +67,14 @@ impl Record {
             out.push_str(&format!("\nNegative prompt: {negative}"));
         }
         let mut facts = Vec::new();
-        for (key, name) in [("steps", "Steps"), ("sampler", "Sampler"), ("cfg", "CFG scale"), ("seed", "Seed"), ("size", "Size"), ("strength", "Denoising strength")] {
+        for (key, name) in [
+            ("steps", "Steps"),
+            ("sampler", "Sampler"),
+            ("cfg", "CFG scale"),
+            ("seed", "Seed"),
+            ("size", "Size"),
+            ("strength", "Denoising strength"),
+        ] {
             if let Some(value) = self.options.get(key).filter(|v| !v.is_null()) {
                 facts.push(format!("{name}: {}", plain(value)));
             }

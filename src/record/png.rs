@@ -10,7 +10,8 @@ const OURS: &str = "scumble";
 
 /// The bytes of a PNG file; with a record in the chunks `scumble` (JSON) and `parameters` (for people and other tools).
 pub fn encode(picture: &RgbImage, record: Option<&Record>) -> Result<Vec<u8>> {
-    let failed = |e: png::EncodingError| Error::new(Kind::Internal, "save", format!("the PNG cannot be written: {e}"));
+    let failed =
+        |e: png::EncodingError| Error::new(Kind::Internal, "save", format!("the PNG cannot be written: {e}"));
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, picture.width(), picture.height());
     encoder.set_color(png::ColorType::Rgb);

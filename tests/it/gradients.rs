@@ -123,7 +123,9 @@ fn clip_text_tower() {
         let mut config = tower();
         config["hidden_act"] = activation.into();
         let text = ClipText::new(&weights.scope(), &config).unwrap();
-        check(activation, &variables(&weights, &[]), &|| text.forward(&[8, 3, 1, 4, 9, 9], &mut Hooks::none()).unwrap());
+        check(activation, &variables(&weights, &[]), &|| {
+            text.forward(&[8, 3, 1, 4, 9, 9], &mut Hooks::none()).unwrap()
+        });
     }
 }
 

@@ -61,7 +61,15 @@ fn imports_go_down_only() {
     let mut wrong = Vec::new();
     for file in files {
         let relative = file.strip_prefix(&src).unwrap();
-        let top = relative.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs").to_string();
+        let top = relative
+            .components()
+            .next()
+            .unwrap()
+            .as_os_str()
+            .to_str()
+            .unwrap()
+            .trim_end_matches(".rs")
+            .to_string();
         let Some((_, allowed)) = ALLOWED.iter().find(|(f, _)| *f == top) else { continue };
         let text = std::fs::read_to_string(&file).unwrap();
         for (number, line) in code_lines(&text) {

@@ -29,12 +29,21 @@ const ALLOWED: &[&str] = &[
 const EXCEPTIONS: &[(&str, &str)] = &[("ansi_colours", "LGPL-3.0-or-later")];
 
 /// Build tools that would need a compiler or a library of the system.
-const NATIVE: &[&str] = &["cc", "cmake", "pkg-config", "bindgen", "vcpkg", "openssl-sys", "onig_sys", "libsixel-sys"];
+const NATIVE: &[&str] =
+    &["cc", "cmake", "pkg-config", "bindgen", "vcpkg", "openssl-sys", "onig_sys", "libsixel-sys"];
 
 /// Crates that the default build reaches: normal and build dependencies, no dev-dependencies.
 fn reached() -> BTreeMap<String, String> {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", "x86_64-unknown-linux-gnu"])
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--locked",
+            "--offline",
+            "--filter-platform",
+            "x86_64-unknown-linux-gnu",
+        ])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();
@@ -69,9 +78,10 @@ fn every_dependency_may_be_shipped() {
         .iter()
         .filter(|(name, licence)| !EXCEPTIONS.contains(&(name.as_str(), licence.as_str())))
         .filter(|(_, licence)| {
-            let allowed = |text: &str| spdx::Expression::parse_mode(text, spdx::ParseMode::LAX).is_ok_and(|e| {
-                e.evaluate(|r| ALLOWED.iter().any(|a| r.to_string() == *a))
-            });
+            let allowed = |text: &str| {
+                spdx::Expression::parse_mode(text, spdx::ParseMode::LAX)
+                    .is_ok_and(|e| e.evaluate(|r| ALLOWED.iter().any(|a| r.to_string() == *a)))
+            };
             !allowed(licence)
         })
         .map(|(name, licence)| format!("{name}: {licence}"))

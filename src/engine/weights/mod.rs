@@ -5,6 +5,7 @@ pub mod embedding;
 pub mod folder;
 pub mod locate;
 pub mod model;
+pub mod pictures;
 pub mod read;
 pub mod tokenizer;
 
@@ -105,7 +106,8 @@ impl RandomWeights {
         if let Some(tensor) = self.made.borrow().get(name) {
             return Ok(tensor.clone());
         }
-        let hash = name.bytes().fold(self.seed, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
+        let hash =
+            name.bytes().fold(self.seed, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
         let count = dims.iter().product();
         let values = super::diffusion::noise::TorchNoise::new(hash ^ (hash >> 32)).normal(count);
         let fan_in: usize = dims.iter().skip(1).product();
@@ -115,8 +117,10 @@ impl RandomWeights {
             0 | 1 => (0.1, 0.0),
             _ => ((fan_in as f64).sqrt().recip() * if sharp { 2.0 } else { 1.0 }, 0.0),
         };
-        let tensor = Tensor::from_vec(values, dims, &self.device)?.to_dtype(self.dtype)?.affine(scale, shift)?;
-        let tensor = if self.tracked { candle_core::Var::from_tensor(&tensor)?.as_tensor().clone() } else { tensor };
+        let tensor =
+            Tensor::from_vec(values, dims, &self.device)?.to_dtype(self.dtype)?.affine(scale, shift)?;
+        let tensor =
+            if self.tracked { candle_core::Var::from_tensor(&tensor)?.as_tensor().clone() } else { tensor };
         self.made.borrow_mut().insert(name.to_string(), tensor.clone());
         Ok(tensor)
     }
