@@ -36,6 +36,11 @@ pub fn conv2d(
         (0, 0) => x,
         _ => x.pad_with_zeros(3, left, right)?,
     };
+    // Rows and columns that no step of the kernel reaches: candle's backward takes their number from the height
+    // alone and fails for pictures that are not square.
+    let reached = |size: usize, kernel: usize| (size - kernel) / stride * stride + kernel;
+    let (_, _, kh, kw) = weight.dims4()?;
+    let x = x.narrow(2, 0, reached(x.dim(2)?, kh))?.narrow(3, 0, reached(x.dim(3)?, kw))?;
     let y = x.contiguous()?.conv2d(&weight.contiguous()?, 0, stride, 1, 1)?;
     match bias {
         None => Ok(y),
@@ -136,14 +141,17 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
     x.silu()
 }
 
-/// `x · Φ(x)` with the exact normal distribution function (erf).
+/// `x · Φ(x)` with the exact normal distribution function. Made from erf, since the backward of candle's own
+/// `gelu_erf` and `gelu` has constants of six digits.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    x.gelu_erf()
+    x.mul(&(((x * std::f64::consts::FRAC_1_SQRT_2)?.erf()? + 1.0)? * 0.5)?)
 }
 
 /// The tanh approximation of [`gelu`], as GPT-2 and some CLIPs have it.
 pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
-    x.gelu()
+    // 2 √(2/π), as (1 + tanh u) / 2 = sigmoid(2u).
+    let inner = ((x.sqr()? * 0.044715)? + 1.0)?.mul(&(x * 1.595_769_121_605_730_8)?)?;
+    x.mul(&sigmoid(&inner)?)
 }
 
 /// `x · sigmoid(1.702 x)`, the activation of OpenAI's CLIP.

@@ -1,7 +1,9 @@
 //! Two-dimensional convolution.
 
-use candle_core::Tensor;
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
 
+use super::host::{self, by_dtype};
+use super::kernels::conv::{self as kernel, Sizes};
 use super::{check, composed};
 use crate::engine::error::{Error, Result};
 
@@ -113,7 +115,17 @@ impl Conv2d {
         if check::is_empty(x) {
             return self.padding_only((n, out, oh, ow), x);
         }
-        Ok(composed::conv2d(x, &self.weight, self.bias.as_ref(), self.stride, self.padding)?)
+        if !host::has_kernel(x) {
+            return Ok(composed::conv2d(x, &self.weight, self.bias.as_ref(), self.stride, self.padding)?);
+        }
+        let kernel = [self.weight.dims()[2], self.weight.dims()[3]];
+        let (stride, padding) = (self.stride, self.padding);
+        let sizes = Sizes { n, input: [i, h, w], output: [out, oh, ow], kernel, stride, padding };
+        let (x, weight) = (x.contiguous()?, self.weight.contiguous()?);
+        match &self.bias {
+            None => Ok(x.apply_op2(&weight, Convolution(sizes))?),
+            Some(bias) => Ok(x.apply_op3(&weight, &bias.contiguous()?, Convolution(sizes))?),
+        }
     }
 
     /// The result for an input without elements: the bias everywhere.
@@ -123,5 +135,216 @@ impl Conv2d {
             None => Ok(zeros),
             Some(bias) => Ok(zeros.broadcast_add(&bias.reshape((1, shape.1, 1, 1))?)?),
         }
+    }
+}
+
+/// The kernel as an operation of candle, with and without bias.
+struct Convolution(Sizes);
+
+impl Convolution {
+    fn run(
+        &self,
+        x: (&CpuStorage, &Layout),
+        weight: (&CpuStorage, &Layout),
+        bias: Option<(&CpuStorage, &Layout)>,
+    ) -> CandleResult<(CpuStorage, Shape)> {
+        use candle_core::backend::BackendStorage;
+        let [o, oh, ow] = self.0.output;
+        let shape = Shape::from((self.0.n, o, oh, ow));
+        by_dtype!(x.0.dtype(), T => {
+            let bias = bias.map(|(storage, layout)| host::slice::<T>(storage, layout)).transpose()?;
+            let (x, weight) = (host::slice::<T>(x.0, x.1)?, host::slice::<T>(weight.0, weight.1)?);
+            let y = kernel::forward(&self.0, x, weight, bias)?;
+            Ok((candle_core::WithDType::to_cpu_storage_owned(y), shape))
+        })
+    }
+
+    /// Gradients for the operands that are tracked.
+    fn back(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        dy: &Tensor,
+    ) -> CandleResult<[Option<Tensor>; 3]> {
+        let s = &self.0;
+        by_dtype!(dy.dtype(), T => host::with::<T, _>(dy, |dy| {
+            let for_x = match x.track_op() {
+                true => Some(host::tensor(host::with(weight, |w| kernel::back_input(s, dy, w))?, x)?),
+                false => None,
+            };
+            let for_weight = match weight.track_op() {
+                true => Some(host::tensor(host::with(x, |x| kernel::back_weight(s, dy, x))?, weight)?),
+                false => None,
+            };
+            let for_bias = match bias.filter(|b| b.track_op()) {
+                Some(bias) => Some(host::tensor(kernel::back_bias(s, dy), bias)?),
+                None => None,
+            };
+            Ok([for_x, for_weight, for_bias])
+        }))
+    }
+}
+
+impl CustomOp2 for Convolution {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> CandleResult<(CpuStorage, Shape)> {
+        self.run((x, x_layout), (weight, weight_layout), None)
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _y: &Tensor,
+        dy: &Tensor,
+    ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
+        let [x, weight, _] = self.back(x, weight, None, dy)?;
+        Ok((x, weight))
+    }
+}
+
+impl CustomOp3 for Convolution {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> CandleResult<(CpuStorage, Shape)> {
+        self.run((x, x_layout), (weight, weight_layout), Some((bias, bias_layout)))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _y: &Tensor,
+        dy: &Tensor,
+    ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [x, weight, bias] = self.back(x, weight, Some(bias), dy)?;
+        Ok((x, weight, bias))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::grad_check::{check, check_same, check_values, random64};
+    use super::*;
+    use crate::engine::error::Kind;
+    use candle_core::DType;
+
+    const ONE: Padding = Padding { top: 1, left: 1, bottom: 1, right: 1 };
+    const NONE: Padding = Padding { top: 0, left: 0, bottom: 0, right: 0 };
+    const BELOW: Padding = Padding { top: 0, left: 0, bottom: 1, right: 1 };
+    const UNEVEN: Padding = Padding { top: 2, left: 0, bottom: 1, right: 3 };
+
+    /// (input, weight, stride, padding)
+    type Case = ([usize; 4], [usize; 4], usize, Padding);
+    const CASES: [Case; 11] = [
+        ([2, 3, 6, 5], [4, 3, 3, 3], 1, ONE),
+        ([2, 3, 8, 8], [5, 3, 3, 3], 1, ONE),
+        ([1, 17, 9, 7], [18, 17, 3, 3], 1, ONE),
+        ([2, 3, 6, 6], [4, 3, 3, 3], 2, ONE),
+        ([2, 3, 7, 6], [4, 3, 3, 3], 2, BELOW),
+        ([1, 2, 5, 6], [3, 2, 3, 2], 1, UNEVEN),
+        ([1, 2, 9, 9], [3, 2, 2, 3], 3, UNEVEN),
+        ([2, 5, 4, 3], [6, 5, 1, 1], 1, NONE),
+        ([2, 5, 4, 3], [6, 5, 1, 1], 2, NONE),
+        ([2, 3, 5, 5], [4, 3, 3, 3], 1, NONE),
+        ([3, 4, 1, 1], [2, 4, 3, 3], 1, ONE),
+    ];
+
+    fn inputs(case: &Case) -> Vec<Tensor> {
+        vec![random64(1, &case.0), random64(2, &case.1), random64(3, &[case.1[0]])]
+    }
+
+    fn run(x: &[Tensor], stride: usize, padding: Padding) -> Result<Tensor> {
+        Conv2d::new(x[1].clone(), x.get(2).cloned(), stride, padding)?.forward(&x[0])
+    }
+
+    #[test]
+    fn gradients_are_right() {
+        for case in &CASES {
+            check(&inputs(case), |x| run(x, case.2, case.3));
+            check(&inputs(case)[..2], |x| run(x, case.2, case.3));
+        }
+    }
+
+    #[test]
+    fn gradients_of_strided_inputs_are_right() {
+        check(&[random64(1, &[2, 5, 4, 3]), random64(2, &[3, 4, 3, 3])], |x| {
+            let moved = [x[0].transpose(1, 3)?, x[1].transpose(0, 1)?.narrow(1, 0, 3)?.transpose(2, 3)?];
+            run(&moved, 1, ONE)
+        });
+        check(&[random64(1, &[4, 3, 6, 6]), random64(2, &[2, 3, 3, 3])], |x| {
+            run(&[x[0].narrow(0, 1, 2)?.narrow(3, 1, 5)?, x[1].clone()], 2, ONE)
+        });
+    }
+
+    #[test]
+    fn agrees_with_composed() {
+        for case in &CASES {
+            let (stride, padding) = (case.2, case.3);
+            check_same(
+                &inputs(case),
+                |x| run(x, stride, padding),
+                |x| composed::conv2d(&x[0], &x[1], Some(&x[2]), stride, padding),
+            );
+        }
+    }
+
+    #[test]
+    fn composed_gradients_are_right() {
+        for case in &CASES {
+            let (stride, padding) = (case.2, case.3);
+            check_values(&inputs(case), &|x| {
+                Ok(composed::conv2d(&x[0], &x[1], Some(&x[2]), stride, padding)?)
+            });
+        }
+    }
+
+    #[test]
+    fn wrong_shapes_are_told() {
+        let conv = Conv2d::new(random64(1, &[4, 3, 3, 3]), None, 1, NONE).unwrap();
+        for dims in [&[1, 2, 8, 8][..], &[3, 8, 8], &[1, 3, 2, 8]] {
+            let error = conv.forward(&random64(2, dims)).unwrap_err();
+            assert_eq!(error.kind(), Kind::Shape, "{dims:?}");
+            assert!(error.expected_text().is_some() && error.got_text().is_some());
+        }
+        assert_eq!(Conv2d::new(random64(1, &[4, 3, 3]), None, 1, ONE).unwrap_err().kind(), Kind::Shape);
+        assert_eq!(Conv2d::new(random64(1, &[4, 3, 0, 3]), None, 1, ONE).unwrap_err().kind(), Kind::Shape);
+        let bias = Some(random64(1, &[5]));
+        assert_eq!(Conv2d::new(random64(1, &[4, 3, 3, 3]), bias, 1, ONE).unwrap_err().kind(), Kind::Shape);
+        assert_eq!(Conv2d::new(random64(1, &[4, 3, 3, 3]), None, 0, ONE).unwrap_err().kind(), Kind::Value);
+        let x = random64(2, &[1, 3, 8, 8]).to_dtype(DType::F32).unwrap();
+        assert_eq!(conv.forward(&x).unwrap_err().kind(), Kind::Value);
+    }
+
+    #[test]
+    fn empty_inputs_give_empty_results() {
+        let conv = Conv2d::new(random64(1, &[4, 3, 3, 3]), Some(random64(2, &[4])), 1, ONE).unwrap();
+        assert_eq!(conv.forward(&random64(2, &[0, 3, 8, 8])).unwrap().dims(), [0, 4, 8, 8]);
+        assert_eq!(conv.forward(&random64(2, &[2, 3, 1, 0])).unwrap_err().kind(), Kind::Shape);
+        let wide = Conv2d::new(random64(1, &[4, 3, 1, 2]), Some(random64(2, &[4])), 1, ONE).unwrap();
+        assert_eq!(wide.forward(&random64(2, &[2, 3, 0, 1])).unwrap().dims(), [2, 4, 2, 2]);
+        let none = Conv2d::new(random64(1, &[0, 3, 3, 3]), None, 1, ONE).unwrap();
+        assert_eq!(none.forward(&random64(2, &[2, 3, 4, 4])).unwrap().dims(), [2, 0, 4, 4]);
     }
 }

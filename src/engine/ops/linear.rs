@@ -1,7 +1,9 @@
 //! Fully connected layer.
 
-use candle_core::Tensor;
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
 
+use super::host::{self, by_dtype};
+use super::kernels::linear as kernel;
 use super::{check, composed};
 use crate::engine::error::Result;
 
@@ -57,6 +59,182 @@ impl Linear {
                 _ => Ok(zeros),
             };
         }
-        Ok(composed::linear(x, &self.weight, self.bias.as_ref())?)
+        if !host::has_kernel(x) {
+            return Ok(composed::linear(x, &self.weight, self.bias.as_ref())?);
+        }
+        let product = Product { rows: x.elem_count() / i, i, o };
+        let (x, weight) = (x.contiguous()?, self.weight.contiguous()?);
+        match &self.bias {
+            None => Ok(x.apply_op2(&weight, product)?),
+            Some(bias) => Ok(x.apply_op3(&weight, &bias.contiguous()?, product)?),
+        }
+    }
+}
+
+/// The kernel as an operation of candle, with and without bias: `[rows, i]` → `[rows, o]`.
+struct Product {
+    rows: usize,
+    i: usize,
+    o: usize,
+}
+
+impl Product {
+    fn run(
+        &self,
+        x: (&CpuStorage, &Layout),
+        weight: (&CpuStorage, &Layout),
+        bias: Option<(&CpuStorage, &Layout)>,
+    ) -> CandleResult<(CpuStorage, Shape)> {
+        use candle_core::backend::BackendStorage;
+        let mut dims = x.1.dims().to_vec();
+        if let Some(last) = dims.last_mut() {
+            *last = self.o;
+        }
+        by_dtype!(x.0.dtype(), T => {
+            let bias = bias.map(|(storage, layout)| host::slice::<T>(storage, layout)).transpose()?;
+            let (x, weight) = (host::slice::<T>(x.0, x.1)?, host::slice::<T>(weight.0, weight.1)?);
+            let y = kernel::forward(x, weight, bias, (self.rows, self.i, self.o))?;
+            Ok((candle_core::WithDType::to_cpu_storage_owned(y), Shape::from(dims)))
+        })
+    }
+
+    /// Gradients for the operands that are tracked.
+    fn back(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        dy: &Tensor,
+    ) -> CandleResult<[Option<Tensor>; 3]> {
+        let sizes = (self.rows, self.i, self.o);
+        by_dtype!(dy.dtype(), T => host::with::<T, _>(dy, |dy| {
+            let for_x = match x.track_op() {
+                true => Some(host::tensor(host::with(weight, |w| kernel::back_input(dy, w, sizes))?, x)?),
+                false => None,
+            };
+            let for_weight = match weight.track_op() {
+                true => Some(host::tensor(host::with(x, |x| kernel::back_weight(dy, x, sizes))?, weight)?),
+                false => None,
+            };
+            let for_bias = match bias.filter(|b| b.track_op()) {
+                Some(bias) => Some(host::tensor(kernel::back_bias(dy, self.o), bias)?),
+                None => None,
+            };
+            Ok([for_x, for_weight, for_bias])
+        }))
+    }
+}
+
+impl CustomOp2 for Product {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> CandleResult<(CpuStorage, Shape)> {
+        self.run((x, x_layout), (weight, weight_layout), None)
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _y: &Tensor,
+        dy: &Tensor,
+    ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
+        let [x, weight, _] = self.back(x, weight, None, dy)?;
+        Ok((x, weight))
+    }
+}
+
+impl CustomOp3 for Product {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> CandleResult<(CpuStorage, Shape)> {
+        self.run((x, x_layout), (weight, weight_layout), Some((bias, bias_layout)))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _y: &Tensor,
+        dy: &Tensor,
+    ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [x, weight, bias] = self.back(x, weight, Some(bias), dy)?;
+        Ok((x, weight, bias))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::grad_check::{check, check_same, check_values, random64};
+    use super::*;
+    use crate::engine::error::Kind;
+
+    fn run(x: &[Tensor]) -> Result<Tensor> {
+        Linear::new(x[1].clone(), x.get(2).cloned())?.forward(&x[0])
+    }
+
+    fn cases() -> Vec<Vec<Tensor>> {
+        [(&[7, 5][..], 3), (&[5], 4), (&[2, 3, 6], 1), (&[1, 1], 8), (&[2, 2, 3, 9], 33), (&[70, 40], 50)]
+            .into_iter()
+            .map(|(dims, o)| {
+                let i = dims[dims.len() - 1];
+                vec![random64(1, dims), random64(2, &[o, i]), random64(3, &[o])]
+            })
+            .collect()
+    }
+
+    #[test]
+    fn gradients_are_right() {
+        for case in cases() {
+            check(&case, run);
+            check(&case[..2], run);
+        }
+        check(&[random64(1, &[4, 3, 5]), random64(2, &[5, 4])], |x| {
+            run(&[x[0].transpose(1, 2)?.transpose(0, 2)?, x[1].t()?.narrow(1, 1, 4)?])
+        });
+    }
+
+    #[test]
+    fn agrees_with_composed() {
+        for case in cases() {
+            check_same(&case, run, |x| composed::linear(&x[0], &x[1], Some(&x[2])));
+        }
+    }
+
+    #[test]
+    fn composed_gradients_are_right() {
+        for case in cases() {
+            check_values(&case, &|x| Ok(composed::linear(&x[0], &x[1], Some(&x[2]))?));
+        }
+    }
+
+    #[test]
+    fn wrong_shapes_are_told_and_empty_inputs_pass() {
+        let layer = Linear::new(random64(1, &[4, 3]), Some(random64(2, &[4]))).unwrap();
+        assert_eq!(layer.forward(&random64(2, &[2, 5])).unwrap_err().kind(), Kind::Shape);
+        assert_eq!(layer.forward(&random64(2, &[])).unwrap_err().kind(), Kind::Shape);
+        assert_eq!(Linear::new(random64(1, &[4]), None).unwrap_err().kind(), Kind::Shape);
+        assert_eq!(layer.forward(&random64(2, &[2, 0, 3])).unwrap().dims(), [2, 0, 4]);
+        let bare = Linear::new(random64(1, &[4, 0]), Some(random64(2, &[4]))).unwrap();
+        assert_eq!(bare.forward(&random64(2, &[2, 0])).unwrap().dims(), [2, 4]);
     }
 }

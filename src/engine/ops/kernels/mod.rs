@@ -1,0 +1,10 @@
+//! Kernels for main memory: plain functions on slices, f32 and f64, forward and backward.
+//! They trust the shapes that the operations checked.
+
+pub mod attention;
+pub mod conv;
+pub mod linear;
+pub mod norm;
+pub mod pointwise;
+pub mod resize;
+pub mod softmax;
