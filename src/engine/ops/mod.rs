@@ -36,4 +36,5 @@ pub use linear::Linear;
 pub use norm::{GroupNorm, LayerNorm};
 pub use pointwise::{geglu, gelu, gelu_tanh, quick_gelu, sigmoid, silu};
 pub use resize::upsample_nearest2x;
+pub use simd::{Level, level};
 pub use softmax::softmax;

@@ -25,7 +25,7 @@ impl GroupNorm {
         let c = weight.dims()[0];
         check::vector("group_norm", "bias", &bias, c)?;
         check::alike("group_norm", &weight, &[("bias", &bias)])?;
-        if groups == 0 || c % groups != 0 {
+        if groups == 0 || !c.is_multiple_of(groups) {
             return Err(Error::value("group_norm", "the groups must divide the channels")
                 .expected(format!("a divisor of {c}"))
                 .got(groups.to_string()));
