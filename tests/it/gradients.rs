@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use scumble::engine::nets::clip_text::ClipText;
 use scumble::engine::nets::clip_vision::ClipVision;
 use scumble::engine::nets::hooks::Hooks;
-use scumble::engine::nets::unet::{Unet, UnetConfig};
+use scumble::engine::nets::unet::{Context, Unet, UnetConfig};
 use scumble::engine::nets::vae::{Vae, VaeConfig};
 use scumble::engine::weights::RandomWeights;
 use serde_json::json;
@@ -77,7 +77,8 @@ fn check_unet(name: &str, extra: serde_json::Value) {
     let z = Var::from_tensor(&normal(1, &[2, 4, 8, 4])).unwrap();
     let text = Var::from_tensor(&normal(2, &[2, 5, 12])).unwrap();
     check(name, &variables(&weights, &[("z", &z), ("text", &text)]), &|| {
-        unet.forward(z.as_tensor(), 417.0, text.as_tensor(), &mut Hooks::none()).unwrap()
+        let context = Context::new(text.as_tensor().clone());
+        unet.forward(z.as_tensor(), 417.0, &context, &mut Hooks::none()).unwrap()
     });
 }
 

@@ -1,8 +1,8 @@
 //! [`Model`]: a diffusers folder, loaded: text encoder, UNet, VAE, schedule; and the calls that scripts make on it.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, TensorId};
 
 use super::defaults::Defaults;
 use super::embedding::Embedding;
@@ -20,7 +20,7 @@ use crate::engine::nets::attention_edit::Attention;
 use crate::engine::nets::clip_text::ClipText;
 use crate::engine::nets::clip_vision::Clip;
 use crate::engine::nets::hooks::{Features, Hooks, Row, Site};
-use crate::engine::nets::unet::{Unet, UnetConfig};
+use crate::engine::nets::unet::{Context, Unet, UnetConfig};
 use crate::engine::nets::vae::{Vae, VaeConfig};
 use crate::engine::observe::Cancel;
 
@@ -64,6 +64,7 @@ struct Parts {
     parameters: usize,
     fingerprint: String,
     unused: Vec<String>,
+    context: Mutex<Option<(Vec<TensorId>, Arc<Context>)>>,
 }
 
 type ClipPair = (Clip, Tokenizer);
@@ -133,6 +134,7 @@ impl Model {
             parameters,
             fingerprint: join_fingerprints(&fingerprints),
             unused,
+            context: Mutex::default(),
         })))
     }
 
@@ -273,7 +275,7 @@ impl Model {
         options: &PredictOptions,
     ) -> Result<(Latent, Vec<Tensor>)> {
         let n = z.dims().0;
-        self.run(z, t, &text.states().repeat((n, 1, 1))?, vec![Row::Conditional; n], text, options)
+        self.run(z, t, self.context(&vec![text; n])?.as_ref(), vec![Row::Conditional; n], text, options)
     }
 
     /// Classifier-free guidance (Ho and Salimans 2022): `none + cfg (text - none)`, both in one batch. With `cfg` 1 only
@@ -295,10 +297,11 @@ impl Model {
         }
         let n = z.dims().0;
         let both = Latent::new(Tensor::cat(&[z.tensor(), z.tensor()], 0)?)?;
-        let states = Tensor::cat(&[none.states().repeat((n, 1, 1))?, text.states().repeat((n, 1, 1))?], 0)?;
+        let mut prompts = vec![none; n];
+        prompts.resize(2 * n, text);
         let mut rows = vec![Row::Unconditional; n];
         rows.resize(2 * n, Row::Conditional);
-        let (both, _) = self.run(&both, t, &states, rows, text, options)?;
+        let (both, _) = self.run(&both, t, self.context(&prompts)?.as_ref(), rows, text, options)?;
         let part = |x: &Tensor, i: usize| -> Result<Tensor> { Ok(x.narrow(0, i * n, n)?) };
         let mix = |x: &Tensor| -> Result<Tensor> {
             let (none, text) = (part(x, 0)?, part(x, 1)?);
@@ -311,11 +314,26 @@ impl Model {
         }
     }
 
+    /// The prompts of a batch, with the keys and values that an earlier call with the same prompts has left. Prompts with
+    /// a graph are never kept.
+    fn context(&self, prompts: &[&Embedding]) -> Result<Arc<Context>> {
+        let states: Vec<&Tensor> = prompts.iter().map(|p| p.states()).collect();
+        let ids: Vec<TensorId> = states.iter().map(|s| s.id()).collect();
+        let tracked = states.iter().any(|s| s.track_op());
+        let mut kept = self.0.context.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, context)) = kept.as_ref().filter(|(k, _)| !tracked && *k == ids) {
+            return Ok(Arc::clone(context));
+        }
+        let context = Arc::new(Context::new(Tensor::cat(&states, 0)?));
+        *kept = (!tracked).then(|| (ids, Arc::clone(&context)));
+        Ok(context)
+    }
+
     fn run(
         &self,
         z: &Latent,
         t: usize,
-        states: &Tensor,
+        context: &Context,
         rows: Vec<Row>,
         text: &Embedding,
         options: &PredictOptions,
@@ -340,7 +358,7 @@ impl Model {
             hooks = hooks.with_activation(&mut features);
         }
         let z_in = z.tensor().to_device(self.device())?.to_dtype(self.0.options.dtype)?;
-        let out = self.0.unet.forward(&z_in, t as f64, states, &mut hooks)?.to_dtype(z.tensor().dtype())?;
+        let out = self.0.unet.forward(&z_in, t as f64, context, &mut hooks)?.to_dtype(z.tensor().dtype())?;
         drop(hooks);
         Ok((as_noise(self.0.train.prediction, z, out, ab)?, features.take()?))
     }

@@ -4,6 +4,7 @@ use candle_core::Tensor;
 
 use super::activation_site;
 use super::config::UnetConfig;
+use super::context::Context;
 use crate::engine::error::Result;
 use crate::engine::nets::hooks::{Hooks, Site, SiteKind};
 use crate::engine::nets::layers::{attend, conv1, group_norm, layer_norm, linear, linear_no_bias};
@@ -30,9 +31,17 @@ impl Attention {
         })
     }
 
-    fn forward(&self, x: &Tensor, context: &Tensor, hooks: &mut Hooks) -> Result<Tensor> {
-        let (q, k, v) = (self.q.forward(x)?, self.k.forward(context)?, self.v.forward(context)?);
-        self.out.forward(&attend(&self.site, q, k, v, false, hooks)?)
+    fn keys_values(&self, from: &Tensor) -> Result<(Tensor, Tensor)> {
+        Ok((self.k.forward(from)?, self.v.forward(from)?))
+    }
+
+    /// Attention from `x` to itself, or to the prompt if there is one.
+    fn forward(&self, x: &Tensor, text: Option<&Context>, hooks: &mut Hooks) -> Result<Tensor> {
+        let (k, v) = match text {
+            Some(text) => text.keys_values(&self.site.path, |states| self.keys_values(states))?,
+            None => self.keys_values(x)?,
+        };
+        self.out.forward(&attend(&self.site, self.q.forward(x)?, k, v, false, hooks)?)
     }
 }
 
@@ -61,10 +70,10 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: Tensor, text: &Tensor, hooks: &mut Hooks) -> Result<Tensor> {
+    fn forward(&self, x: Tensor, text: &Context, hooks: &mut Hooks) -> Result<Tensor> {
         let y = self.norm1.forward(&x)?;
-        let x = (self.own.forward(&y, &y, hooks)? + x)?;
-        let x = (self.cross.forward(&self.norm2.forward(&x)?, text, hooks)? + x)?;
+        let x = (self.own.forward(&y, None, hooks)? + x)?;
+        let x = (self.cross.forward(&self.norm2.forward(&x)?, Some(text), hooks)? + x)?;
         let y = ops::geglu(&self.gate.forward(&self.norm3.forward(&x)?)?)?;
         Ok((self.out.forward(&y)? + x)?)
     }
@@ -123,8 +132,8 @@ impl Transformer {
         into.push(&self.site);
     }
 
-    /// `x [n, c, h, w]`, `text [n, m, d]` → `[n, c, h, w]`.
-    pub(super) fn forward(&self, x: &Tensor, text: &Tensor, hooks: &mut Hooks) -> Result<Tensor> {
+    /// `x [n, c, h, w]`, the prompt → `[n, c, h, w]`.
+    pub(super) fn forward(&self, x: &Tensor, text: &Context, hooks: &mut Hooks) -> Result<Tensor> {
         let (n, c, h, w) = x.dims4()?;
         let y = self.norm.forward(x)?;
         let tokens = |y: Tensor| -> Result<Tensor> { Ok(y.flatten_from(2)?.transpose(1, 2)?.contiguous()?) };

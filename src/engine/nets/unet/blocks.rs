@@ -5,6 +5,7 @@ use candle_core::Tensor;
 use super::activation_site;
 use super::attention::Transformer;
 use super::config::UnetConfig;
+use super::context::Context;
 use super::resnet::Resnet;
 use crate::engine::error::{Error, Kind, Result};
 use crate::engine::nets::hooks::{Hooks, Site};
@@ -20,7 +21,7 @@ struct Layer {
 }
 
 impl Layer {
-    fn forward(&self, x: &Tensor, temb: &Tensor, text: &Tensor, hooks: &mut Hooks) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, temb: &Tensor, text: &Context, hooks: &mut Hooks) -> Result<Tensor> {
         let x = self.resnet.forward(x, temb, hooks)?;
         match &self.attention {
             Some(attention) => attention.forward(&x, text, hooks),
@@ -99,7 +100,7 @@ impl Down {
         &self,
         x: Tensor,
         temb: &Tensor,
-        text: &Tensor,
+        text: &Context,
         skips: &mut Vec<Tensor>,
         hooks: &mut Hooks,
     ) -> Result<Tensor> {
@@ -177,7 +178,7 @@ impl Up {
         &self,
         x: Tensor,
         temb: &Tensor,
-        text: &Tensor,
+        text: &Context,
         skips: &mut Vec<Tensor>,
         hooks: &mut Hooks,
     ) -> Result<Tensor> {

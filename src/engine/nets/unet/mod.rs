@@ -6,12 +6,14 @@
 mod attention;
 mod blocks;
 mod config;
+mod context;
 mod resnet;
 mod time;
 
 use candle_core::Tensor;
 
 pub use config::UnetConfig;
+pub use context::Context;
 
 use super::hooks::{Hooks, Site, SiteKind};
 use super::layers::{conv3, group_norm};
@@ -119,10 +121,10 @@ impl Unet {
     }
 
     /// What the network predicts (noise, v or the picture, as the schedule's config says) for `z [n, c, h, w]` at train
-    /// timestep `t` under the prompt states `text [n, m, d]`.
+    /// timestep `t` under the prompt `text`, whose states are `[n, m, d]`.
     /// Errors: a size that the levels do not divide, another batch or width of `text`, cancelled.
-    pub fn forward(&self, z: &Tensor, t: f64, text: &Tensor, hooks: &mut Hooks) -> Result<Tensor> {
-        self.check(z, text)?;
+    pub fn forward(&self, z: &Tensor, t: f64, text: &Context, hooks: &mut Hooks) -> Result<Tensor> {
+        self.check(z, text.states())?;
         let temb = self.time.forward(t, z)?;
         let x = self.conv_in.forward(z)?;
         let mut x = hooks.activation(&self.conv_in_site, x)?;
