@@ -1,7 +1,9 @@
 //! All integration tests in one binary: one link instead of many.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod bad_models;
 mod gradients;
 mod layers;
 mod licences;
 mod parity;
+mod tokenizer;
