@@ -14,3 +14,4 @@
 
 pub mod engine;
 pub mod record;
+pub mod term;

@@ -69,7 +69,10 @@ fn a_file_cut_short() {
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
     });
-    says(&error, &["diffusion_pytorch_model.safetensors", "not a whole safetensors file", "fetch the file again"]);
+    says(
+        &error,
+        &["diffusion_pytorch_model.safetensors", "not a whole safetensors file", "fetch the file again"],
+    );
 }
 
 #[test]
@@ -92,13 +95,16 @@ fn another_shape_than_the_config_says() {
 
 #[test]
 fn a_config_of_another_family() {
-    let error = broken(|dir| edit_json(dir.join("unet/config.json"), "addition_embed_type", "text_time".into()));
+    let error =
+        broken(|dir| edit_json(dir.join("unet/config.json"), "addition_embed_type", "text_time".into()));
     says(&error, &["addition_embed_type", "not supported", "SDXL"]);
     let error = broken(|dir| edit_json(dir.join("unet/config.json"), "block_out_channels", "wide".into()));
     says(&error, &["block_out_channels"]);
     let error = broken(|dir| edit_json(dir.join("unet/config.json"), "norm_num_groups", 7.into()));
     says(&error, &["7 groups do not divide"]);
-    let error = broken(|dir| edit_json(dir.join("scheduler/scheduler_config.json"), "prediction_type", "magic".into()));
+    let error = broken(|dir| {
+        edit_json(dir.join("scheduler/scheduler_config.json"), "prediction_type", "magic".into())
+    });
     says(&error, &["magic", "epsilon"]);
 }
 

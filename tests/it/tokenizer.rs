@@ -49,13 +49,17 @@ fn vocab_and_merges_equal_tokenizer_json() {
 #[test]
 fn a_long_prompt_says_where_it_was_cut() {
     let tokenizer = Tokenizer::load(&shipped(), 77, 4096).unwrap();
-    let prompt = (0..500).map(|i| format!("dog{}", if i % 2 == 0 { "" } else { "s" })).collect::<Vec<_>>().join(" ");
+    let prompt =
+        (0..500).map(|i| format!("dog{}", if i % 2 == 0 { "" } else { "s" })).collect::<Vec<_>>().join(" ");
     let encoded = tokenizer.encode(&prompt).unwrap();
     assert_eq!(encoded.end, 76);
     let cut = encoded.cut.unwrap();
     assert!(prompt.ends_with(&cut) && cut.len() < prompt.len(), "{cut}");
     let kept: Vec<&str> = encoded.tokens[1..76].iter().map(|t| t.text.as_str()).collect();
-    assert!(prompt.replace(' ', "").starts_with(&kept.concat()), "what was kept and what was cut make the prompt");
+    assert!(
+        prompt.replace(' ', "").starts_with(&kept.concat()),
+        "what was kept and what was cut make the prompt"
+    );
 }
 
 #[test]

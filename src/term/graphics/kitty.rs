@@ -1,0 +1,72 @@
+//! kitty's graphics protocol: PNG in chunks, scaled by the terminal to the cells given.
+
+use std::io::{self, Write};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use image::RgbImage;
+
+/// Largest payload of one escape.
+const CHUNK: usize = 4096;
+
+/// Places a picture at the cursor, `cells` wide and high; quiet, so that no answer comes back into the keyboard.
+pub(super) fn write(out: &mut dyn Write, picture: &RgbImage, cells: (u16, u16)) -> io::Result<()> {
+    let payload = STANDARD.encode(super::png(picture)?);
+    let chunks: Vec<&str> =
+        payload.as_bytes().chunks(CHUNK).filter_map(|c| std::str::from_utf8(c).ok()).collect();
+    for (i, chunk) in chunks.iter().enumerate() {
+        // The last chunk closes the picture, also when it is the only one.
+        let more = u8::from(i + 1 < chunks.len());
+        if i == 0 {
+            write!(out, "\x1b_Ga=T,f=100,q=2,c={},r={},m={more};{chunk}\x1b\\", cells.0, cells.1)?;
+        } else {
+            write!(out, "\x1b_Gq=2,m={more};{chunk}\x1b\\")?;
+        }
+    }
+    writeln!(out)?;
+    out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads the escapes again as a terminal would: cells, and the picture once a chunk says that it is the last.
+    fn read(mut text: &str) -> (u16, u16, RgbImage) {
+        let mut payload = String::new();
+        let mut cells = (0, 0);
+        while let Some(rest) = text.strip_prefix("\x1b_G") {
+            let (escape, after) = rest.split_once("\x1b\\").unwrap();
+            let (keys, data) = escape.split_once(';').unwrap();
+            let key = |name: &str| {
+                keys.split(',').find_map(|k| k.strip_prefix(&format!("{name}=")).map(String::from))
+            };
+            assert_eq!(key("q").as_deref(), Some("2"));
+            assert!(data.len() <= CHUNK);
+            if let (Some(c), Some(r)) = (key("c"), key("r")) {
+                cells = (c.parse().unwrap(), r.parse().unwrap());
+                assert_eq!(key("f").as_deref(), Some("100"));
+            }
+            payload.push_str(data);
+            text = after;
+            if key("m").as_deref() == Some("0") {
+                let bytes = STANDARD.decode(&payload).unwrap();
+                assert_eq!(text, "\n");
+                return (cells.0, cells.1, image::load_from_memory(&bytes).unwrap().to_rgb8());
+            }
+        }
+        panic!("the picture was never closed");
+    }
+
+    #[test]
+    fn pictures_of_any_size_arrive_whole() {
+        for side in [1u32, 16, 27, 64, 200] {
+            let picture = RgbImage::from_fn(side, side, |x, y| {
+                image::Rgb([(x * 37 + y * 91) as u8, (x * y) as u8, (y * 53) as u8])
+            });
+            let mut out = Vec::new();
+            write(&mut out, &picture, (32, 16)).unwrap();
+            assert_eq!(read(std::str::from_utf8(&out).unwrap()), (32, 16, picture), "{side}");
+        }
+    }
+}

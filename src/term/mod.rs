@@ -1,0 +1,7 @@
+//! Terminal facilities: modes, signals, what the terminal can do, pictures. Knows no engine and no Rhai.
+
+pub mod graphics;
+pub mod probe;
+pub mod signals;
+pub mod style;
+pub mod tty;
