@@ -1,6 +1,6 @@
 //! [`Latent`]: what a diffusion model works on. An immutable handle, cheap to clone.
 
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, DType, Tensor, TensorId};
 
 use super::error::{Error, Result};
 
@@ -8,9 +8,20 @@ use super::error::{Error, Result};
 #[derive(Clone, Debug)]
 pub struct Latent {
     tensor: Tensor,
-    /// The clean latent that the network itself implied, kept beside a prediction where the noise level is so high that
-    /// the noise alone cannot tell it (zero terminal SNR). Arithmetic drops it.
-    clean: Option<Tensor>,
+    clean: Option<Clean>,
+}
+
+/// The clean latent that a network itself meant, kept beside its noise prediction when it was not trained to predict
+/// noise: going through the noise and back would lose digits, and everything where alpha_bar is 0 (zero terminal SNR).
+/// It holds for the latent and the noise level that it was predicted at; arithmetic on the prediction drops it.
+#[derive(Clone, Debug)]
+pub(crate) struct Clean {
+    /// The clean latent.
+    pub tensor: Tensor,
+    /// The latent it was predicted from.
+    pub of: TensorId,
+    /// alpha_bar it was predicted at.
+    pub alpha: f64,
 }
 
 impl Latent {
@@ -25,13 +36,13 @@ impl Latent {
     }
 
     /// The same values with the clean latent that the network implied beside them.
-    pub(crate) fn with_clean(mut self, clean: Tensor) -> Self {
+    pub(crate) fn with_clean(mut self, clean: Clean) -> Self {
         self.clean = Some(clean);
         self
     }
 
     /// The clean latent that the network implied, if it was kept.
-    pub(crate) fn clean(&self) -> Option<&Tensor> {
+    pub(crate) fn clean(&self) -> Option<&Clean> {
         self.clean.as_ref()
     }
 

@@ -8,12 +8,9 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 
 use super::noise::TorchNoise;
-use super::train_schedule::TrainSchedule;
+use super::train_schedule::{Prediction, TrainSchedule};
 use crate::engine::error::{Error, Result};
-use crate::engine::latent::Latent;
-
-/// Below this alpha a clean latent cannot be told from the noise prediction alone, and the network's own is used.
-const TINY_ALPHA: f64 = 1e-5;
+use crate::engine::latent::{Clean, Latent};
 
 /// `n` sampling steps of DDIM (Song et al. 2021). Immutable, cheap to clone.
 #[derive(Clone, Debug)]
@@ -101,7 +98,9 @@ impl Schedule {
         Latent::same_shape("step", z, eps)?;
         let ab = self.train.alphas[self.t(i)?];
         let x0 = match eps.clean() {
-            Some(clean) if ab < TINY_ALPHA => Latent::new(clean.clone())?,
+            Some(clean) if clean.of == z.tensor().id() && clean.alpha == ab => {
+                Latent::new(clean.tensor.clone())?
+            }
             _ => z.sub(&eps.scale((1.0 - ab).sqrt())?)?.scale(1.0 / ab.max(f64::MIN_POSITIVE).sqrt())?,
         };
         if let Some((ratio, most)) = self.train.threshold {
@@ -113,18 +112,27 @@ impl Schedule {
         }
     }
 
-    /// DDIM step from level `i` to `i + 1`. Errors: no such step, shapes that differ.
+    /// DDIM step from level `i` to `i + 1`; with `noise_eta`, the noise comes from the seed.
+    /// Errors: no such step, shapes that differ.
     pub fn step(&self, z: &Latent, eps: &Latent, i: usize) -> Result<Latent> {
+        if self.noise_eta == 0.0 {
+            return self.step_with(z, eps, i, None);
+        }
+        self.step_with(z, eps, i, Some(&self.step_noise(z, i)?))
+    }
+
+    /// [`Schedule::step`] with noise of the caller's own (`None`: none, whatever `noise_eta` says).
+    pub fn step_with(&self, z: &Latent, eps: &Latent, i: usize, noise: Option<&Latent>) -> Result<Latent> {
         let x0 = self.x0(z, eps, i)?;
         let (ab, next) = (self.train.alphas[self.t(i)?], self.arrival(i)?);
         let variance = if ab < 1.0 { ((1.0 - next) / (1.0 - ab) * (1.0 - ab / next)).max(0.0) } else { 0.0 };
-        let sigma = self.noise_eta * variance.sqrt();
+        let sigma = noise.map_or(0.0, |_| self.noise_eta * variance.sqrt());
         let direction = (1.0 - next - sigma * sigma).max(0.0).sqrt();
         let out = x0.scale(next.sqrt())?.add(&eps.scale(direction)?)?;
-        if sigma == 0.0 {
-            return Ok(out);
+        match noise {
+            Some(noise) => out.add(&noise.scale(sigma)?),
+            None => Ok(out),
         }
-        out.add(&self.step_noise(z, i)?.scale(sigma)?)
     }
 
     /// DDIM inverse step, from level `i + 1` up to level `i`, with `eps` predicted at step `i`'s timestep:
@@ -163,6 +171,25 @@ impl Schedule {
         Error::value(op, format!("there is no step {i}"))
             .expected(format!("0..{}", self.len() - 1))
             .hint("for i in start..s.len { ... }")
+    }
+}
+
+/// The noise that a network's output `out` implies in `z`, whatever the network was trained to predict; `ab` is alpha_bar
+/// at its timestep. The clean latent that the network meant travels along.
+pub fn implied_noise(kind: Prediction, z: &Latent, out: Tensor, ab: f64) -> Result<Latent> {
+    let out = Latent::new(out)?;
+    let (signal, noise) = (ab.sqrt(), (1.0 - ab).sqrt());
+    match kind {
+        Prediction::Epsilon => Ok(out),
+        Prediction::Velocity => {
+            let eps = out.scale(signal)?.add(&z.scale(noise)?)?;
+            let clean = z.scale(signal)?.sub(&out.scale(noise)?)?;
+            Ok(eps.with_clean(Clean { tensor: clean.tensor().clone(), of: z.tensor().id(), alpha: ab }))
+        }
+        Prediction::Sample => {
+            let eps = z.sub(&out.scale(signal)?)?.scale(1.0 / noise.max(1e-8))?;
+            Ok(eps.with_clean(Clean { tensor: out.tensor().clone(), of: z.tensor().id(), alpha: ab }))
+        }
     }
 }
 

@@ -141,9 +141,11 @@ impl TrainSchedule {
         let list: Vec<usize> = match self.spacing {
             Spacing::Leading => (0..n).rev().map(|i| i * (total / n) + self.offset).collect(),
             Spacing::Trailing => {
-                let ratio = total as f64 / n as f64;
+                // numpy's arange steps by (start + step) - start, whose rounding decides which way a half goes.
+                let start = total as f64;
+                let step = (start - start / n as f64) - start;
                 (0..n)
-                    .map(|i| ((total as f64 - i as f64 * ratio).round_ties_even() as usize).saturating_sub(1))
+                    .map(|i| ((start + i as f64 * step).round_ties_even() as usize).saturating_sub(1))
                     .collect()
             }
             Spacing::Linspace => linspace(0.0, (total - 1) as f64, n)
@@ -163,11 +165,13 @@ impl TrainSchedule {
     }
 }
 
+/// numpy's linspace: multiples of one step, whose rounding decides which way a half goes later; the end is exact.
 fn linspace(from: f64, to: f64, n: usize) -> Vec<f64> {
     if n == 1 {
         return vec![from];
     }
-    (0..n).map(|i| from + (to - from) * i as f64 / (n - 1) as f64).collect()
+    let step = (to - from) / (n - 1) as f64;
+    (0..n).map(|i| if i + 1 == n { to } else { i as f64 * step + from }).collect()
 }
 
 /// Nichol and Dhariwal 2021, eq. 17, betas capped at 0.999.

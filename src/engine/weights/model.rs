@@ -11,11 +11,11 @@ use super::locate::locate;
 use super::tokenizer::Tokenizer;
 use super::{Scope, Weights};
 use crate::engine::diffusion::noise::TorchNoise;
-use crate::engine::diffusion::schedule::Schedule;
+use crate::engine::diffusion::schedule::{Schedule, implied_noise};
 use crate::engine::diffusion::train_schedule::{Prediction, TrainSchedule};
 use crate::engine::error::{Error, Result};
 use crate::engine::image::Picture;
-use crate::engine::latent::Latent;
+use crate::engine::latent::{Clean, Latent};
 use crate::engine::nets::attention_edit::Attention;
 use crate::engine::nets::clip_text::ClipText;
 use crate::engine::nets::clip_vision::Clip;
@@ -309,7 +309,11 @@ impl Model {
         };
         let eps = Latent::new(mix(both.tensor())?)?;
         match both.clean() {
-            Some(clean) => Ok(eps.with_clean(mix(clean)?)),
+            Some(clean) => Ok(eps.with_clean(Clean {
+                tensor: mix(&clean.tensor)?,
+                of: z.tensor().id(),
+                alpha: clean.alpha,
+            })),
             None => Ok(eps),
         }
     }
@@ -360,7 +364,7 @@ impl Model {
         let z_in = z.tensor().to_device(self.device())?.to_dtype(self.0.options.dtype)?;
         let out = self.0.unet.forward(&z_in, t as f64, context, &mut hooks)?.to_dtype(z.tensor().dtype())?;
         drop(hooks);
-        Ok((as_noise(self.0.train.prediction, z, out, ab)?, features.take()?))
+        Ok((implied_noise(self.0.train.prediction, z, out, ab)?, features.take()?))
     }
 
     /// What the network should predict for `x0` noised with `noise` to timestep `t`: the target of training.
@@ -414,24 +418,6 @@ impl Model {
     fn no_clip(&self) -> Error {
         Error::missing("similarity", format!("the model {} has no CLIP beside it", self.0.name))
             .hint("put a transformers CLIP folder named clip into the model's folder")
-    }
-}
-
-/// A prediction of any kind as the noise that it implies.
-fn as_noise(kind: Prediction, z: &Latent, out: Tensor, ab: f64) -> Result<Latent> {
-    let out = Latent::new(out)?;
-    let (signal, noise) = (ab.sqrt(), (1.0 - ab).sqrt());
-    match kind {
-        Prediction::Epsilon => Ok(out),
-        Prediction::Velocity => {
-            let eps = out.scale(signal)?.add(&z.scale(noise)?)?;
-            let clean = z.scale(signal)?.sub(&out.scale(noise)?)?;
-            Ok(eps.with_clean(clean.tensor().clone()))
-        }
-        Prediction::Sample => {
-            let eps = z.sub(&out.scale(signal)?)?.scale(1.0 / noise.max(1e-8))?;
-            Ok(eps.with_clean(out.tensor().clone()))
-        }
     }
 }
 

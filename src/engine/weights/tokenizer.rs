@@ -62,7 +62,7 @@ impl Tokenizer {
         let bad = |file: &str, e: &dyn std::fmt::Display| {
             Error::new(Kind::File, "load", format!("{}: not a CLIP tokenizer: {e}", folder.display(file)))
         };
-        let inner = if folder.has("tokenizer.json") {
+        let mut inner = if folder.has("tokenizer.json") {
             let mut t = tokenizers::Tokenizer::from_bytes(folder.read("tokenizer.json")?)
                 .map_err(|e| bad("tokenizer.json", &e))?;
             // Start, end and padding are ours: the file's own rules would do it twice.
@@ -83,6 +83,11 @@ impl Tokenizer {
         let end = id("eos_token", "<|endoftext|>")?;
         let pad = if special.contains_key("pad_token") { id("pad_token", "")? } else { end };
         let start = id("bos_token", "<|startoftext|>")?;
+        // Special tokens are matched wherever they stand in a prompt, the padding too: with SD 2.x's "!" as padding, an
+        // exclamation mark becomes token 0, as it does in transformers.
+        let names = [start, end, pad].into_iter().filter_map(|id| inner.id_to_token(id));
+        let added: Vec<AddedToken> = names.map(|n| AddedToken::from(n, true)).collect();
+        inner.add_special_tokens(added).map_err(|e| bad("tokenizer_config.json", &e))?;
         if inner.get_vocab_size(true) > vocab {
             return Err(bad(
                 "tokenizer.json",
@@ -164,7 +169,6 @@ fn from_vocab(folder: &Folder) -> std::result::Result<tokenizers::Tokenizer, Str
         .map(|l| l.split_once(' ').map(|(a, b)| (a.to_string(), b.trim_end().to_string())))
         .collect::<Option<Vec<_>>>()
         .ok_or("merges.txt: a line without two parts")?;
-    let specials: Vec<String> = ["<|startoftext|>", "<|endoftext|>"].map(String::from).to_vec();
     let bpe = BPE::builder()
         .vocab_and_merges(vocab.into_iter().collect::<tokenizers::models::bpe::Vocab>(), merges)
         .unk_token("<|endoftext|>".into())
@@ -183,7 +187,5 @@ fn from_vocab(folder: &Folder) -> std::result::Result<tokenizers::Tokenizer, Str
         PreTokenizerWrapper::Split(split),
         PreTokenizerWrapper::ByteLevel(bytes),
     ])));
-    let added: Vec<AddedToken> = specials.into_iter().map(|s| AddedToken::from(s, true)).collect();
-    t.add_special_tokens(added).map_err(|e| e.to_string())?;
     Ok(t)
 }

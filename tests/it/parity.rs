@@ -1,1 +1,0 @@
-//! The same numbers as PyTorch, diffusers and transformers on the same weights.
