@@ -14,4 +14,6 @@
 
 pub mod engine;
 pub mod record;
+pub mod report;
+pub mod script;
 pub mod term;

@@ -6,4 +6,5 @@ mod gradients;
 mod layers;
 mod licences;
 mod parity;
+mod script;
 mod tokenizer;

@@ -1,0 +1,109 @@
+//! The bindings: one file per kind of value, one registry call per function.
+
+mod attention;
+mod core;
+mod image;
+mod latent;
+mod model;
+mod prompt;
+mod schedule;
+
+use std::sync::Arc;
+
+use ::image::RgbImage;
+use rhai::{Dynamic, Engine};
+
+pub use model::Models;
+
+use super::options::{Opt, Options, Val};
+use super::registry::Registry;
+use super::types::{self, Handle};
+use crate::engine::diffusion::schedule::Schedule;
+use crate::engine::error::{Error, Result};
+use crate::engine::image::Picture;
+use crate::engine::latent::Latent;
+use crate::engine::nets::attention_edit::Attention;
+use crate::engine::weights::embedding::Embedding;
+use crate::engine::weights::model::Model;
+use crate::engine::weights::pictures as shipped;
+
+/// Every function, in the order of the reference page.
+pub fn register(r: &mut Registry) {
+    model::register(r);
+    prompt::register(r);
+    schedule::register(r);
+    latent::register(r);
+    attention::register(r);
+    image::register(r);
+    core::register(r);
+}
+
+/// Makes the types known to an engine under their script names, with their display lines.
+pub fn types(engine: &mut Engine) {
+    handle::<Model>(engine);
+    handle::<Embedding>(engine);
+    handle::<Schedule>(engine);
+    handle::<Latent>(engine);
+    handle::<Attention>(engine);
+    handle::<Picture>(engine);
+    handle::<Options>(engine);
+    handle::<Opt>(engine);
+    handle::<core::Span>(engine);
+}
+
+fn handle<T: Handle>(engine: &mut Engine) {
+    types::know::<T>();
+    engine.register_type_with_name::<T>(T::NAME);
+    engine.register_fn("to_string", |x: &mut T| types::line(&Dynamic::from(x.clone())));
+    engine.register_fn("to_debug", |x: &mut T| types::line(&Dynamic::from(x.clone())));
+}
+
+/// The pictures that a value shows at the prompt.
+pub fn pictures(value: &Dynamic) -> Result<Vec<Arc<RgbImage>>> {
+    match value.read_lock::<Picture>() {
+        Some(p) => Ok(vec![p.sheet(None)?]),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// Whether a picture of that name comes with the program.
+pub fn is_shipped(name: &str) -> bool {
+    shipped::names().iter().any(|n| n == name)
+}
+
+/// A latent as the bytes of a safetensors file: one tensor, `latent`, f32.
+pub fn latent_file(z: &Latent) -> Result<Vec<u8>> {
+    let values = z.tensor().to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    let (n, c, h, w) = z.dims();
+    let header = serde_json::json!({
+        "latent": { "dtype": "F32", "shape": [n, c, h, w], "data_offsets": [0, values.len() * 4] }
+    });
+    let mut header = header.to_string();
+    // The data begins at a multiple of eight bytes.
+    header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend_from_slice(header.as_bytes());
+    bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+    Ok(bytes)
+}
+
+/// A picture size as scripts give it: `0` or nothing = the model's own, one number = square, `[width, height]`.
+fn size(op: &str, value: Option<&Dynamic>) -> Result<Option<(usize, usize)>> {
+    let Some(value) = value.filter(|v| !v.is_unit()) else { return Ok(None) };
+    let side = |v: &Val| v.number().filter(|x| *x >= 0.0 && *x == x.trunc()).map(|x| x as usize);
+    let sides = match Val::from_dynamic(value) {
+        Some(Val::List(list)) => match &list[..] {
+            [w, h] => side(w).zip(side(h)),
+            _ => None,
+        },
+        Some(v) => side(&v).map(|s| (s, s)),
+        None => None,
+    };
+    match sides {
+        Some((0, 0)) => Ok(None),
+        Some(sides) => Ok(Some(sides)),
+        None => Err(Error::value(op, "this is no picture size")
+            .expected("pixels, or [width, height]; 0 = the model's own")
+            .got(types::got(value))),
+    }
+}

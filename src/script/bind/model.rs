@@ -1,0 +1,325 @@
+//! Models: loading, encoding, predicting, decoding.
+
+use std::cell::RefCell;
+use std::path::Path;
+
+use candle_core::DType;
+use rhai::{Dynamic, Map};
+
+use super::size;
+use crate::engine::device;
+use crate::engine::diffusion::schedule::Schedule;
+use crate::engine::error::{Error, Result};
+use crate::engine::image::Picture;
+use crate::engine::latent::Latent;
+use crate::engine::nets::hooks::Site;
+use crate::engine::observe::Event;
+use crate::engine::weights::embedding::Embedding;
+use crate::engine::weights::model::{LoadOptions, Model, PredictOptions};
+use crate::script::args::{Either, Opts};
+use crate::script::host::Host;
+use crate::script::options::{Options, Val};
+use crate::script::registry::Registry;
+use crate::script::types::Handle;
+
+/// The model that was loaded last, so that loading it again costs nothing.
+#[derive(Default)]
+pub struct Models(RefCell<Option<Loaded>>);
+
+#[derive(Clone)]
+struct Loaded {
+    spec: String,
+    model: Model,
+    device: String,
+}
+
+impl Models {
+    /// Lets the model go (it stays while a variable holds it).
+    pub fn forget(&self) {
+        self.0.replace(None);
+    }
+
+    /// The model that was loaded last, with a line about its device.
+    pub fn last(&self) -> Option<(Model, String)> {
+        self.0.borrow().as_ref().map(|l| (l.model.clone(), l.device.clone()))
+    }
+}
+
+impl Handle for Model {
+    const NAME: &'static str = "Model";
+
+    fn detail(&self) -> String {
+        let millions = self.parameters() as f64 / 1e6;
+        format!("{}  {millions:.1} M weights  pictures {1}x{1}", self.name(), self.size())
+    }
+
+    fn bytes(&self) -> usize {
+        Model::bytes(self)
+    }
+}
+
+fn load(host: &Host, spec: &str) -> Result<Model> {
+    if let Some(loaded) = host.models.0.borrow().as_ref().filter(|l| l.spec == spec) {
+        return Ok(loaded.model.clone());
+    }
+    let settings = host.settings();
+    // A folder that a recipe computes is a path like any other; what the command line names may be read.
+    if spec != settings.model && Path::new(spec).exists() {
+        host.policy.borrow().readable("load", Path::new(spec))?;
+    }
+    let (device, line) = device::open(&settings.device)?;
+    let dtype = match settings.dtype.as_str() {
+        "f32" => DType::F32,
+        "f16" => DType::F16,
+        "bf16" => DType::BF16,
+        other => {
+            return Err(Error::value("load", "there is no such number type")
+                .expected("f32, f16 or bf16")
+                .got(other));
+        }
+    };
+    // The old model goes before the new one comes: two may not fit.
+    host.models.forget();
+    let model = Model::load(spec, &LoadOptions { device, dtype, cancel: host.cancel().clone() })?;
+    if model.unused().len() > 3 {
+        let list = model.unused().iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+        host.emit(Event::Warn(format!(
+            "{spec}: {} tensors of the files are not used: {list}, ...",
+            model.unused().len()
+        )));
+    }
+    host.models.0.replace(Some(Loaded { spec: spec.into(), model: model.clone(), device: line }));
+    Ok(model)
+}
+
+fn encode_text(host: &Host, m: &Model, words: &str) -> Result<Embedding> {
+    let text = m.encode_text(words)?;
+    if let Some(cut) = text.cut() {
+        host.emit(Event::Warn(format!(
+            "the prompt is too long: {} positions hold no more; cut off: \"{cut}\"",
+            text.len()
+        )));
+    }
+    Ok(text)
+}
+
+fn encode_picture(m: &Model, picture: &Picture, wanted: Option<(usize, usize)>) -> Result<Latent> {
+    let (w, h) = wanted.unwrap_or((m.size(), m.size()));
+    let unit = m.unit();
+    if w == 0 || h == 0 || w % unit != 0 || h % unit != 0 {
+        return Err(Error::value("encode", "the picture size does not fit this model")
+            .expected(format!("multiples of {unit}"))
+            .got(format!("{w}x{h}")));
+    }
+    m.encode_picture(&picture.fit(w, h)?)
+}
+
+fn number(o: &Options, name: &str) -> f64 {
+    o.0.get(name).and_then(Val::number).unwrap_or(0.0)
+}
+
+fn schedule(m: &Model, steps: Either<usize, Options>, opts: &Opts) -> Result<Schedule> {
+    let (n, eta, seed, sampler) = match &steps {
+        Either::Left(n) => (*n, 0.0, 0.0, "ddim".to_string()),
+        Either::Right(o) => {
+            let sampler = o.0.get("sampler").and_then(Val::text).unwrap_or("ddim").to_string();
+            (number(o, "steps") as usize, number(o, "noise_eta"), number(o, "seed"), sampler)
+        }
+    };
+    let sampler = opts.or("sampler", sampler)?;
+    if sampler != "ddim" {
+        return Err(Error::missing("schedule", format!("there is no sampler {sampler}")).expected("ddim"));
+    }
+    m.schedule(n, opts.or("noise_eta", eta)?, opts.or("seed", seed as u64)?)
+}
+
+fn noise(host: &Host, m: &Model, seed: Either<u64, Options>, opts: &Opts) -> Result<Latent> {
+    let (seed, n, given) = match &seed {
+        Either::Left(seed) => (*seed, 1, None),
+        Either::Right(o) => {
+            (number(o, "seed") as u64, number(o, "n") as usize, o.0.get("size").map(Val::to_dynamic))
+        }
+    };
+    let n = opts.or("n", n)?;
+    let given = opts.get::<Dynamic>("size")?.or(given);
+    let size = size("noise", given.as_ref())?;
+    let (w, h) = size.unwrap_or((m.size(), m.size()));
+    // A picture's activations take some 200 times its latent: refused before they are made.
+    host.reserve("noise", (n * w * h) as u64 * 4)?;
+    m.noise(seed, n, size)
+}
+
+fn predict_options(opts: &Opts) -> Result<PredictOptions> {
+    Ok(PredictOptions { attention: opts.get("attention")?, features: opts.or("features", Vec::new())? })
+}
+
+fn predict(m: &Model, z: &Latent, t: usize, text: &Embedding, opts: &Opts) -> Result<Either<Latent, Map>> {
+    let options = predict_options(opts)?;
+    let (eps, features) = m.predict(z, t, text, &options)?;
+    if options.features.is_empty() {
+        return Ok(Either::Left(eps));
+    }
+    let features =
+        features.into_iter().map(|f| Ok(Dynamic::from(Latent::new(f)?))).collect::<Result<Vec<_>>>()?;
+    let mut map = Map::new();
+    map.insert("eps".into(), Dynamic::from(eps));
+    map.insert("features".into(), Dynamic::from_array(features));
+    Ok(Either::Right(map))
+}
+
+fn site(site: &Site) -> Map {
+    let mut map = Map::new();
+    map.insert("path".into(), site.path.clone().into());
+    map.insert("kind".into(), format!("{:?}", site.kind).into());
+    map.insert("alias".into(), site.alias.clone().unwrap_or_default().into());
+    map.insert("heads".into(), Dynamic::from(site.heads as i64));
+    map.insert("channels".into(), Dynamic::from(site.channels as i64));
+    map
+}
+
+fn similarity(m: &Model, picture: &Picture, what: &Either<String, Picture>) -> Result<Either<f64, Vec<f64>>> {
+    let pictures = m.picture_features(picture)?.to_dtype(DType::F32)?;
+    let other = match what {
+        Either::Left(words) => m.text_features(words)?,
+        Either::Right(other) => m.picture_features(&other.index(0)?)?,
+    };
+    let scores = pictures.matmul(&other.to_dtype(DType::F32)?.t()?)?.flatten_all()?.to_vec1::<f32>()?;
+    let scores: Vec<f64> = scores.into_iter().map(f64::from).collect();
+    Ok(if let [one] = scores[..] { Either::Left(one) } else { Either::Right(scores) })
+}
+
+/// Binds them.
+pub fn register(r: &mut Registry) {
+    r.group("Models", "A latent diffusion model: text encoder, UNet, autoencoder, training schedule.");
+    let host = r.host();
+    r.def(
+        "load(name)",
+        "Loads a model: `emoji` (the embedded one), a diffusers folder, or a name in the Hugging Face cache. Without a name, \
+         the one of --model. Loading the same model again costs nothing.",
+    )
+    .example("let m = load(\"emoji\");\nm.name // => \"emoji\"")
+    .example("load(\"emojy\") // error: emojy")
+    .see(&["Model", "options"])
+    .work()
+    .bind(move |name: Option<String>| load(&host, &name.unwrap_or_else(|| host.settings().model.clone())));
+    let host = r.host();
+    r.def(
+        "m.encode(what)",
+        "Words become an Embedding (the text encoder's states of the prompt); a picture becomes a Latent (the mean of the \
+         autoencoder's distribution, scaled). A picture is cropped around its center and scaled to the model's own size, or \
+         to `size`.",
+    )
+    .option("size", "pixels|[w, h]", "of the picture; 0 = the model's own")
+    .example("let m = load(\"emoji\");\nm.encode(\"a cup of coffee\") // => Embedding \"a cup of coffee\"  4 words")
+    .example("let m = load(\"emoji\");\nm.encode(open(\"dog-flat.png\")).shape // => [1, 4, 16, 16]")
+    .see(&["decode", "Embedding", "Latent", "open"])
+    .work()
+    .bind(move |m: Model, what: Either<String, Picture>, o: Opts| -> Result<Either<Embedding, Latent>> {
+        Ok(match what {
+            Either::Left(words) => Either::Left(encode_text(&host, &m, &words)?),
+            Either::Right(p) => {
+                Either::Right(encode_picture(&m, &p, size("encode", o.get::<Dynamic>("size")?.as_ref())?)?)
+            }
+        })
+    });
+    r.def("m.decode(z)", "The pictures of latents, by the autoencoder's decoder.")
+        .example("let m = load(\"emoji\");\nlet z = m.encode(open(\"dog-flat.png\"));\nm.decode(z) // => Image 64x64")
+        .see(&["encode", "show", "save"])
+        .work()
+        .bind(|m: Model, z: Latent| m.decode(&z));
+    r.def(
+        "m.schedule(steps)",
+        "The noise levels of a sampling run, noisiest first. Given the options of a recipe, it takes `steps`, `sampler`, \
+         `noise_eta` and `seed` from them.",
+    )
+    .option("noise_eta", "number", "DDIM's stochasticity, 0..1")
+    .option("seed", "integer", "of the fresh noise, if noise_eta is not 0")
+    .option("sampler", "string", "\"ddim\"")
+    .example("let s = load(\"emoji\").schedule(50);\n[s.len, s.t(0), s.t(49)] // => [50, 981, 1]")
+    .see(&["Schedule", "noise"])
+    .bind(|m: Model, steps: Either<usize, Options>, o: Opts| schedule(&m, steps, &o));
+    let host = r.host();
+    r.def(
+        "m.noise(seed)",
+        "Starting noise, the same as torch's CPU generator gives for this seed. Given the options of a recipe, it takes \
+         `seed`, `n` and `size` from them. Picture i of n has the noise of seed + i.",
+    )
+    .option("n", "integer", "how many pictures")
+    .option("size", "pixels|[w, h]", "of the picture; 0 = the model's own")
+    .example("let m = load(\"emoji\");\nm.noise(7, #{ n: 2 }).shape // => [2, 4, 16, 16]")
+    .example("let m = load(\"emoji\");\ndistance(m.noise(8), m.noise(7, #{ n: 2 }).pick(1)) // => 0.0")
+    .see(&["schedule", "add_noise"])
+    .work()
+    .bind(move |m: Model, seed: Either<u64, Options>, o: Opts| noise(&host, &m, seed, &o));
+    r.def(
+        "m.predict(z, t, text)",
+        "The noise eps that the UNet sees in `z` at training timestep `t` under the prompt, whatever the network's own target \
+         is. With `features` the result is #{ eps, features }: activations of the same pass, as Latents.",
+    )
+    .option("attention", "Attention", "edits of the attention, or a recorder")
+    .option("features", "[string]", "activation sites to read: \"input 2\", \"middle 0\", or paths of `m.sites()`")
+    .example(
+        "let m = load(\"emoji\");\nlet s = m.schedule(50);\nm.predict(m.noise(0), s.t(0), m.encode(\"a dog\")).shape \
+         // => [1, 4, 16, 16]",
+    )
+    .example(
+        "let m = load(\"emoji\");\nlet p = m.predict(m.noise(0), 981, m.encode(\"a dog\"), #{ features: [\"middle 0\"] });\n\
+         p.features[0].shape // => [1, 128, 2, 2]",
+    )
+    .see(&["guided", "step", "attention", "sites"])
+    .work()
+    .bind(|m: Model, z: Latent, t: usize, text: Embedding, o: Opts| predict(&m, &z, t, &text, &o));
+    r.def(
+        "m.guided(z, t, text, none, cfg)",
+        "Classifier-free guidance: `eps(none) + cfg * (eps(text) - eps(none))`, both rows in one call. `none` is the empty or \
+         the negative prompt.",
+    )
+    .option("attention", "Attention", "edits of the attention of the row with the prompt, or a recorder")
+    .example(
+        "let m = load(\"emoji\");\nlet s = m.schedule(50);\nlet text = m.encode(\"a dog\");\nlet z = m.noise(0);\n\
+         distance(m.guided(z, 981, text, m.encode(\"\"), 1), m.predict(z, 981, text)) // => 0.0",
+    )
+    .see(&["predict", "step", "attention"])
+    .work()
+    .bind(|m: Model, z: Latent, t: usize, text: Embedding, none: Embedding, cfg: f64, o: Opts| {
+        m.guided(&z, t, &text, &none, cfg, &predict_options(&o)?)
+    });
+    r.def(
+        "m.similarity(picture, what)",
+        "How well a picture fits a text or another picture: the cosine of their CLIP features, by the CLIP beside the model. \
+         One number, or a list for several pictures.",
+    )
+    .example(
+        "let m = load(\"emoji\");\nlet dog = open(\"dog-flat.png\");\nm.similarity(dog, \"a dog\") > m.similarity(dog, \"a bus\") \
+         // => true",
+    )
+    .see(&["open"])
+    .work()
+    .bind(|m: Model, picture: Picture, what: Either<String, Picture>| similarity(&m, &picture, &what));
+    r.def(
+        "m.target(x0, noise, t)",
+        "What the network should have predicted for `x0` noised with `noise` to timestep `t`: the target of training.",
+    )
+    .example("let m = load(\"emoji\");\nlet e = m.noise(1);\ndistance(m.target(m.noise(2), e, 500), e) // => 0.0")
+    .see(&["predict", "add_noise"])
+    .bind(|m: Model, x0: Latent, noise: Latent, t: usize| m.target(&x0, &noise, t));
+    r.def(
+        "m.sites()",
+        "The places in its UNet that can be read: path, kind, CompVis alias, heads, channels.",
+    )
+    .example("load(\"emoji\").sites()[0].path // => \"conv_in\"")
+    .see(&["predict"])
+    .bind(|m: Model| m.sites().into_iter().map(site).collect::<Vec<Map>>());
+    r.prop("m.name", "What it was loaded by.")
+        .example("load(\"emoji\").name // => \"emoji\"")
+        .bind(|m: Model| m.name().to_string());
+    r.prop("m.size", "The side of the pictures that it was trained on, in pixels.")
+        .example("load(\"emoji\").size // => 64")
+        .bind(|m: Model| m.size());
+    r.prop("m.factor", "Picture pixels per latent pixel, on a side.")
+        .example("load(\"emoji\").factor // => 4")
+        .bind(|m: Model| m.factor());
+    r.prop("m.memory", "Bytes of its weights in memory.")
+        .example("load(\"emoji\").memory > 1000000 // => true")
+        .bind(|m: Model| Model::bytes(&m));
+}

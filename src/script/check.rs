@@ -1,0 +1,291 @@
+//! Finding mistakes without running: unknown functions and wrong argument counts (Rhai notices neither before the line
+//! runs), unknown option fields, unknown keys of options maps.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use rhai::{AST, ASTNode, Engine, Expr, FnCallExpr, Position, Stmt};
+
+use super::catalog::{self, What, nearest};
+use super::errors::{Context, from_parse};
+use super::options::Recipe;
+use super::sources::Sources;
+use crate::report::Report;
+
+/// Names of functions with the numbers of arguments they take, the receiver included.
+pub type Functions = BTreeMap<String, BTreeSet<usize>>;
+
+/// Words that look like calls but belong to the language.
+pub const LANGUAGE: [&str; 11] = [
+    "call",
+    "curry",
+    "Fn",
+    "eval",
+    "type_of",
+    "is_shared",
+    "is_def_var",
+    "is_def_fn",
+    "print",
+    "debug",
+    "exit",
+];
+
+/// Every function that an engine knows, the standard ones of Rhai included.
+pub fn functions(engine: &Engine) -> Functions {
+    let mut functions = Functions::new();
+    let json = engine.gen_fn_metadata_to_json(true).unwrap_or_default();
+    let parsed: serde_json::Value = serde_json::from_str(&json).unwrap_or_default();
+    for f in parsed["functions"].as_array().into_iter().flatten() {
+        let (Some(name), Some(n)) = (f["name"].as_str(), f["numParams"].as_u64()) else { continue };
+        functions.entry(name.to_string()).or_default().insert(n as usize);
+    }
+    functions
+}
+
+/// What is wrong with a call of `name` with `count` arguments (receiver included): no such function, or another number
+/// of arguments. `None` if the catalogue knows such a call. `names` are the script's own functions and variables.
+pub fn unknown_call(name: &str, count: usize, names: &[String]) -> Option<Report> {
+    let entries: Vec<_> = catalog::lookup(name)
+        .into_iter()
+        .filter(|e| e.name == name && matches!(e.what, What::Function | What::Method))
+        .collect();
+    if entries.iter().any(|e| e.arity().contains(&count)) {
+        return None;
+    }
+    if let Some(entry) = entries.first() {
+        let receiver = usize::from(entry.what == What::Method);
+        let given = count.saturating_sub(receiver);
+        let ways: Vec<String> = entries.iter().map(|e| e.usage()).collect();
+        return Some(
+            Report::new("value", format!("{name}: wrong number of arguments"))
+                .expected(ways.join("; "))
+                .got(format!("{given} argument{}", if given == 1 { "" } else { "s" }))
+                .hint(format!("see ?{name}")),
+        );
+    }
+    let report = Report::new("missing", format!("{name}: there is no such function"));
+    let properties: Vec<_> = catalog::lookup(name).into_iter().filter(|e| e.what == What::Property).collect();
+    if let Some(p) = properties.first() {
+        return Some(report.hint(format!("{name} is a property: write {} without ( )", p.call)));
+    }
+    let library =
+        catalog::all().iter().filter(|e| e.what == What::Library && e.name == name).map(|e| e.path()).next();
+    if let Some(path) = library {
+        return Some(report.hint(format!("did you mean {path}?")));
+    }
+    let known = catalog::all().iter().filter(|e| e.what != What::Operator).map(|e| e.name.as_str());
+    let standard = standard();
+    let all = names.iter().map(String::as_str).chain(known).chain(standard.iter().map(String::as_str));
+    Some(match nearest(name, all) {
+        Some(near) => report.hint(format!("did you mean {near}?")),
+        None => report.hint("scumble doc lists all functions; ?word searches them"),
+    })
+}
+
+/// Names of Rhai's standard functions.
+pub fn standard() -> &'static [String] {
+    static NAMES: std::sync::OnceLock<Vec<String>> = std::sync::OnceLock::new();
+    NAMES.get_or_init(|| {
+        let names = functions(&Engine::new()).into_keys();
+        names.filter(|n| n.starts_with(|c: char| c.is_alphabetic()) && !n.contains('$')).collect()
+    })
+}
+
+/// Compiles and walks a text. `engine` is a session's engine (its functions and modules are the known ones).
+/// Returns what is wrong, in the order of the text.
+pub fn check(
+    engine: &Engine,
+    known: &Functions,
+    source: &str,
+    text: &str,
+    scope: &rhai::Scope,
+) -> Vec<Report> {
+    let mut sources = Sources::default();
+    sources.add(source, text);
+    let names: Vec<String> = scope.iter_raw().map(|(n, _, _)| n.to_string()).collect();
+    let cx = Context { sources: &sources, current: source, names: &names };
+    let ast = match engine.compile_with_scope(scope, text) {
+        Ok(ast) => ast,
+        Err(e) => return vec![from_parse(&e, &cx)],
+    };
+    let recipe = Recipe::read(source, None, text, &ast);
+    let mut found = match &recipe {
+        Ok(_) => Vec::new(),
+        Err(e) => vec![e.clone().at(sources.get(source), e.span)],
+    };
+    found.extend(walk(&ast, known, recipe.as_ref().ok()).into_iter().map(|(position, report)| {
+        let span = sources.span(source, position);
+        report.at(sources.get(source), span)
+    }));
+    found.sort_by_key(|r| r.span.map(|s| (s.line, s.column)));
+    found.dedup();
+    found
+}
+
+/// Walks a compiled text. Returns mistakes with their places.
+pub fn walk(ast: &AST, known: &Functions, recipe: Option<&Recipe>) -> Vec<(Position, Report)> {
+    let mut own = Functions::new();
+    for f in ast.iter_fn_def() {
+        own.entry(f.name.to_string()).or_default().insert(f.params.len());
+    }
+    let (fields, aliases) = names_made(ast);
+    let library: HashSet<(String, String, usize)> = super::modules::functions().into_iter().collect();
+    let walker = Walker { known, own, fields, aliases, library, recipe };
+    let mut found = Vec::new();
+    ast.walk(&mut |path: &[ASTNode]| {
+        if let Some(node) = path.last() {
+            walker.node(node, &mut found);
+        }
+        true
+    });
+    found
+}
+
+/// Keys of map literals (closures in maps are called like methods), and names given by `import`.
+fn names_made(ast: &AST) -> (HashSet<String>, HashSet<String>) {
+    let (mut fields, mut aliases) = (HashSet::new(), HashSet::new());
+    ast.walk(&mut |path: &[ASTNode]| {
+        match path.last() {
+            Some(ASTNode::Expr(Expr::Map(map, _))) => {
+                fields.extend(map.0.iter().map(|(k, _)| k.name.to_string()));
+            }
+            Some(ASTNode::Stmt(Stmt::Import(x, _))) => {
+                aliases.insert(x.1.name.to_string());
+            }
+            _ => {}
+        }
+        true
+    });
+    (fields, aliases)
+}
+
+struct Walker<'a> {
+    known: &'a Functions,
+    own: Functions,
+    fields: HashSet<String>,
+    aliases: HashSet<String>,
+    library: HashSet<(String, String, usize)>,
+    recipe: Option<&'a Recipe>,
+}
+
+impl Walker<'_> {
+    fn node(&self, node: &ASTNode, found: &mut Vec<(Position, Report)>) {
+        match node {
+            ASTNode::Stmt(Stmt::FnCall(call, pos)) | ASTNode::Expr(Expr::FnCall(call, pos)) => {
+                self.call(call, *pos, false, found);
+            }
+            ASTNode::Expr(Expr::MethodCall(call, pos)) => self.call(call, *pos, true, found),
+            ASTNode::Expr(Expr::Dot(x, ..)) => self.field(&x.lhs, &x.rhs, found),
+            _ => {}
+        }
+    }
+
+    fn call(&self, call: &FnCallExpr, pos: Position, method: bool, found: &mut Vec<(Position, Report)>) {
+        let name = call.name.as_str();
+        if call.is_operator_call()
+            || !name.starts_with(|c: char| c.is_alphabetic() || c == '_')
+            || name.contains('$')
+        {
+            return;
+        }
+        if LANGUAGE.contains(&name) || (method && self.fields.contains(name)) {
+            return;
+        }
+        if call.is_qualified() {
+            return self.qualified(call, pos, found);
+        }
+        let count = call.args.len() + usize::from(method);
+        let script = |f: &Functions| f.get(name).is_some_and(|n| n.contains(&call.args.len()));
+        let native = self.known.get(name).is_some_and(|n| n.contains(&count));
+        if !script(&self.own) && !native && !(method && script(self.known)) {
+            found.push((pos, self.explain(name, call.args.len(), count)));
+        }
+        self.keys(call, found);
+    }
+
+    fn explain(&self, name: &str, given: usize, count: usize) -> Report {
+        let counts = self.own.get(name).or_else(|| self.known.get(name));
+        if let (Some(counts), true) = (counts, catalog::lookup(name).iter().all(|e| e.name != name)) {
+            let list: Vec<String> =
+                counts.iter().map(|n| n.saturating_sub(count - given).to_string()).collect();
+            return Report::new("value", format!("{name}: wrong number of arguments"))
+                .expected(format!("{} arguments", list.join(" or ")))
+                .got(given.to_string());
+        }
+        let names: Vec<String> = self.own.keys().filter(|n| !n.contains('$')).cloned().collect();
+        unknown_call(name, count, &names)
+            .unwrap_or_else(|| Report::new("value", format!("{name}: wrong number of arguments")))
+    }
+
+    fn qualified(&self, call: &FnCallExpr, pos: Position, found: &mut Vec<(Position, Report)>) {
+        let module = call.namespace.to_string().trim_end_matches("::").to_string();
+        let here: Vec<_> = self.library.iter().filter(|(m, _, _)| *m == module).collect();
+        // Modules that a script imports or the user added are not known before they are loaded.
+        if self.aliases.contains(&module) || here.is_empty() {
+            return;
+        }
+        let (name, count) = (call.name.as_str(), call.args.len());
+        if here.iter().any(|(_, f, n)| f == name && *n == count) {
+            return;
+        }
+        let report = match here.iter().find(|(_, f, _)| f == name) {
+            Some((_, _, n)) => Report::new("value", format!("{module}::{name}: wrong number of arguments"))
+                .expected(format!("{n} arguments"))
+                .got(count.to_string()),
+            None => {
+                let report = Report::new("missing", format!("{module}::{name}: there is no such function"));
+                match nearest(name, here.iter().map(|(_, f, _)| f.as_str())) {
+                    Some(near) => report.hint(format!("did you mean {module}::{near}?")),
+                    None => report.hint(format!("see ?{module}")),
+                }
+            }
+        };
+        found.push((pos, report));
+    }
+
+    /// Keys of a literal options map at the end of a call of a documented function.
+    fn keys(&self, call: &FnCallExpr, found: &mut Vec<(Position, Report)>) {
+        let Some(Expr::Map(map, _)) = call.args.last() else { return };
+        let entries: Vec<_> =
+            catalog::lookup(&call.name).into_iter().filter(|e| !e.options.is_empty()).collect();
+        if entries.is_empty() {
+            return;
+        }
+        let known: Vec<&str> =
+            entries.iter().flat_map(|e| e.options.iter().map(|o| o.name.as_str())).collect();
+        for (key, _) in map.0.iter().filter(|(k, _)| !known.contains(&k.name.as_str())) {
+            let report = Report::new("option", format!("{}: there is no option {}", call.name, key.name))
+                .expected(known.join(", "));
+            let report = match nearest(&key.name, known.iter().copied()) {
+                Some(near) => report.hint(format!("did you mean {near}?")),
+                None => report.hint(format!("see ?{}", call.name)),
+            };
+            found.push((key.pos, report));
+        }
+    }
+
+    /// `o.sede`, where `o` holds the recipe's options.
+    fn field(&self, lhs: &Expr, rhs: &Expr, found: &mut Vec<(Position, Report)>) {
+        let (Some(recipe), Expr::Variable(v, ..)) = (self.recipe, lhs) else { return };
+        if recipe.variable.as_deref() != Some(v.1.as_str()) {
+            return;
+        }
+        let first = match rhs {
+            Expr::Dot(x, ..) | Expr::Index(x, ..) => &x.lhs,
+            other => other,
+        };
+        let Expr::Property(p, pos) = first else { return };
+        let names: Vec<&str> = recipe.specs.iter().map(|s| s.name.as_str()).chain(["model"]).collect();
+        let name = p.2.as_str();
+        if names.contains(&name) {
+            return;
+        }
+        let report = Report::new("option", format!("there is no option {name}")).expected(names.join(" "));
+        found.push((
+            *pos,
+            match nearest(name, names) {
+                Some(near) => report.hint(format!("did you mean {near}?")),
+                None => report.hint("add it to the map of options(...)"),
+            },
+        ));
+    }
+}

@@ -1,0 +1,272 @@
+//! [`Host`]: what bindings reach of their session: settings, events, the cancel token, budgets, files, the model.
+
+use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use image::RgbImage;
+use rhai::Dynamic;
+
+use super::errors::Stop;
+use super::files::Policy;
+use super::options::Resolved;
+use super::sources::Sources;
+use crate::engine::error::Error;
+use crate::engine::latent::Latent;
+use crate::engine::observe::{Cancel, Event, Observer, Silent};
+
+/// Rhai operations without an engine call after which a loop counts as endless.
+const OPERATIONS: u64 = 100_000_000;
+
+/// Bytes by which a script's own values may grow between two engine calls.
+const GROWTH: u64 = 1 << 30;
+
+static ALLOCATED: OnceLock<fn() -> u64> = OnceLock::new();
+
+/// Gives the host a way to ask how many bytes the process holds (a counting allocator). The first call counts.
+pub fn set_memory_probe(probe: fn() -> u64) {
+    let _ = ALLOCATED.set(probe);
+}
+
+/// Bytes that the process holds, if a probe was given.
+pub fn allocated() -> Option<u64> {
+    ALLOCATED.get().map(|probe| probe())
+}
+
+/// How a session is set up. The fields are the command line's flags.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `--model`: name, folder, file or hub id.
+    pub model: String,
+    /// `--device`: auto, cpu, cuda[:n], metal.
+    pub device: String,
+    /// `--dtype`: f32, f16, bf16.
+    pub dtype: String,
+    /// `--out`: where results go.
+    pub out: PathBuf,
+    /// `--allow-read`.
+    pub allow_read: Vec<PathBuf>,
+    /// `--allow-write`.
+    pub allow_write: Vec<PathBuf>,
+    /// `--max-memory`, bytes.
+    pub max_memory: Option<u64>,
+    /// `--max-time`.
+    pub max_time: Option<Duration>,
+    /// `--threads`.
+    pub threads: Option<usize>,
+    /// `--no-init`: do not run init files.
+    pub no_init: bool,
+    /// Whether a person types the cells: every path they type may be read.
+    pub interactive: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            model: "emoji".into(),
+            device: "auto".into(),
+            dtype: "f32".into(),
+            out: "out".into(),
+            allow_read: Vec::new(),
+            allow_write: Vec::new(),
+            max_memory: None,
+            max_time: None,
+            threads: None,
+            no_init: false,
+            interactive: false,
+        }
+    }
+}
+
+/// The recipe that runs now.
+#[derive(Clone, Debug, Default)]
+pub struct Running {
+    /// Its name: the stem of result files.
+    pub name: String,
+    /// Its text, if it is not a built-in one (for the record in saved pictures).
+    pub source: Option<String>,
+    /// The options as they were resolved, for the record in saved pictures.
+    pub options: Option<Resolved>,
+}
+
+/// One session's state as bindings see it.
+pub struct Host {
+    settings: Settings,
+    observer: Arc<dyn Observer>,
+    cancel: Cancel,
+    operations: Cell<u64>,
+    limit: Cell<u64>,
+    base: Cell<u64>,
+    deadline: Cell<Option<Instant>>,
+    /// The name under which results are saved, and the options of the recipe.
+    pub running: RefCell<Running>,
+    /// Which files may be read and written.
+    pub policy: RefCell<Policy>,
+    /// Texts for carets.
+    pub sources: RefCell<Sources>,
+    /// Functions that scripts of this session defined.
+    pub defined: RefCell<Vec<String>>,
+    /// Files written since the cell or recipe began.
+    pub saved: RefCell<Vec<PathBuf>>,
+    /// The latent of the last step: what an interruption leaves.
+    last: RefCell<Option<Latent>>,
+    /// Whether the error on its way is one of usage (exit code 2).
+    pub usage: Cell<bool>,
+    /// The model last loaded, by what it was loaded from.
+    pub models: super::bind::Models,
+}
+
+impl Host {
+    /// The state of a new session.
+    pub fn new(settings: Settings, observer: Arc<dyn Observer>, cancel: Cancel) -> Self {
+        let policy = Policy::new(&settings);
+        Host {
+            settings,
+            observer,
+            cancel,
+            operations: Cell::new(0),
+            limit: Cell::new(OPERATIONS),
+            base: Cell::new(0),
+            deadline: Cell::new(None),
+            running: RefCell::default(),
+            policy: RefCell::new(policy),
+            sources: RefCell::default(),
+            defined: RefCell::default(),
+            saved: RefCell::default(),
+            last: RefCell::default(),
+            usage: Cell::new(false),
+            models: Default::default(),
+        }
+    }
+
+    /// A host that runs nothing: for the catalogue and for checks.
+    pub fn idle() -> Self {
+        Self::new(Settings::default(), Arc::new(Silent), Cancel::default())
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The cancel token, for engine calls.
+    pub fn cancel(&self) -> &Cancel {
+        &self.cancel
+    }
+
+    /// Whom engine calls report to.
+    pub fn observer(&self) -> Arc<dyn Observer> {
+        Arc::clone(&self.observer)
+    }
+
+    /// Sends an event.
+    pub fn emit(&self, event: Event) {
+        self.observer.event(event);
+    }
+
+    /// Shows a picture.
+    pub fn show(&self, picture: Arc<RgbImage>, caption: impl Into<String>) {
+        self.emit(Event::Picture { picture, caption: caption.into() });
+    }
+
+    /// Notes a written file.
+    pub fn note_saved(&self, path: &Path) {
+        self.saved.borrow_mut().push(path.to_path_buf());
+        self.emit(Event::Saved(path.to_path_buf()));
+    }
+
+    /// Keeps the latent of a step, for the case that the run is stopped.
+    pub fn keep(&self, z: &Latent) {
+        self.last.replace(Some(z.clone()));
+    }
+
+    /// The latent of the last step, taken out.
+    pub fn take_last(&self) -> Option<Latent> {
+        self.last.borrow_mut().take()
+    }
+
+    /// The name of the recipe that runs or ran last.
+    pub fn stopped_name(&self) -> String {
+        self.running.borrow().name.clone()
+    }
+
+    /// Starts the budgets of a cell or recipe.
+    pub fn begin(&self) {
+        self.worked();
+        self.usage.set(false);
+        self.saved.borrow_mut().clear();
+        self.last.replace(None);
+        self.deadline.set(self.settings.max_time.map(|t| Instant::now() + t));
+    }
+
+    /// Says that an engine call was made: the script is not in an endless loop.
+    pub fn worked(&self) {
+        self.operations.set(0);
+        if let Some(held) = allocated() {
+            self.base.set(held);
+        }
+    }
+
+    /// Sets after how many operations without an engine call a loop counts as endless.
+    pub fn set_operation_limit(&self, limit: u64) {
+        self.limit.set(limit);
+    }
+
+    /// Bytes that the process may hold.
+    pub fn memory_limit(&self) -> Option<u64> {
+        self.settings.max_memory
+    }
+
+    /// An error if `bytes` more would pass the memory budget. Call it before a large tensor is made.
+    pub fn reserve(&self, op: &str, bytes: u64) -> Result<(), Error> {
+        let (Some(limit), Some(held)) = (self.memory_limit(), allocated()) else { return Ok(()) };
+        if held.saturating_add(bytes) <= limit {
+            return Ok(());
+        }
+        Err(Error::new(crate::engine::Kind::Budget, op, "this would pass the memory budget")
+            .expected(format!("at most {} in all", super::types::size(limit as usize)))
+            .got(format!(
+                "{} held, {} more wanted",
+                super::types::size(held as usize),
+                super::types::size(bytes as usize)
+            ))
+            .hint("take a smaller size or n, or give a larger --max-memory"))
+    }
+
+    /// The deadline's stop, if it has passed.
+    pub fn out_of_time(&self) -> Option<Stop> {
+        let deadline = self.deadline.get()?;
+        (Instant::now() >= deadline).then(|| Stop::Time(self.settings.max_time.unwrap_or_default()))
+    }
+
+    /// When the time is used up, if there is a limit.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline.get()
+    }
+
+    /// Called by Rhai for every operation: whether to stop.
+    pub fn progress(&self) -> Option<Dynamic> {
+        let n = self.operations.get() + 1;
+        self.operations.set(n);
+        if self.cancel.is_set() {
+            return Some(Dynamic::from(self.out_of_time().unwrap_or(Stop::Cancelled)));
+        }
+        if n > self.limit.get() {
+            return Some(Dynamic::from(Stop::Operations(n)));
+        }
+        if let Some(held) = allocated() {
+            let grown = held.saturating_sub(self.base.get());
+            if grown > GROWTH {
+                return Some(Dynamic::from(Stop::Memory { held: grown, limit: GROWTH }));
+            }
+            if let Some(limit) = self.memory_limit().filter(|l| held > *l) {
+                return Some(Dynamic::from(Stop::Memory { held, limit }));
+            }
+        }
+        if n % 256 == 0 {
+            return self.out_of_time().map(Dynamic::from);
+        }
+        None
+    }
+}

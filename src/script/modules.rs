@@ -1,0 +1,217 @@
+//! The library: Rhai modules that come with the program, and the user's own.
+//!
+//! Library modules are registered under their names, so `prompt::words(...)` works on every line without `import`
+//! (Rhai forgets imports between the cells of a prompt). A `.rhai` file in the user's library folder
+//! (`~/.config/scumble/lib`) joins them; a file of the same name replaces one that comes with the program.
+//! `import "name" as n` looks beside the running script first, then in the user's library.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use rhai::{AST, Engine, EvalAltResult, Module, ModuleResolver, Position, Scope, Shared};
+
+use super::catalog::{Entry, Param, What};
+use super::host::Host;
+use crate::engine::observe::Event;
+
+/// Modules that come with the program: name and text.
+pub const LIBRARY: &[(&str, &str)] = &[
+    ("prompt", include_str!("../../stdlib/prompt.rhai")),
+    ("sample", include_str!("../../stdlib/sample.rhai")),
+    ("sheet", include_str!("../../stdlib/sheet.rhai")),
+];
+
+/// The folder of the user's own modules.
+pub fn user_folder() -> Option<PathBuf> {
+    dirs::config_dir().map(|d| d.join("scumble").join("lib"))
+}
+
+/// Names of all modules that come with the program.
+pub fn names() -> Vec<String> {
+    LIBRARY.iter().map(|(n, _)| (*n).to_string()).collect()
+}
+
+/// Functions of the library: module, function, number of parameters.
+pub fn functions() -> Vec<(String, String, usize)> {
+    documented().into_iter().map(|e| (e.owner.unwrap_or_default(), e.name, e.params.len())).collect()
+}
+
+/// Registers the library and the user's modules, and sets up `import`.
+pub fn install(engine: &mut Engine, host: &Rc<Host>) {
+    engine.set_module_resolver(Resolver::new(host));
+    let mut list: Vec<(String, String, String)> =
+        LIBRARY.iter().map(|(n, t)| ((*n).into(), format!("stdlib/{n}.rhai"), (*t).into())).collect();
+    if !host.settings().no_init {
+        for (name, path, text) in user_modules() {
+            list.retain(|(n, _, _)| *n != name);
+            list.push((name, path, text));
+        }
+    }
+    for (name, source, text) in list {
+        match build(engine, host, &source, &text) {
+            Ok(module) => {
+                engine.register_static_module(&name, module);
+            }
+            Err(e) => host.emit(Event::Warn(format!("the module {name} cannot be used: {e}"))),
+        }
+    }
+}
+
+fn user_modules() -> Vec<(String, String, String)> {
+    let Some(entries) = user_folder().and_then(|d| std::fs::read_dir(d).ok()) else { return Vec::new() };
+    let mut paths: Vec<PathBuf> =
+        entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|x| x == "rhai")).collect();
+    paths.sort();
+    paths
+        .into_iter()
+        .filter_map(|p| {
+            let text = std::fs::read_to_string(&p).ok()?;
+            Some((p.file_stem()?.to_string_lossy().to_string(), p.display().to_string(), text))
+        })
+        .collect()
+}
+
+/// Compiles a text into a module whose functions know where they come from.
+pub fn build(
+    engine: &Engine,
+    host: &Host,
+    source: &str,
+    text: &str,
+) -> Result<Shared<Module>, Box<EvalAltResult>> {
+    host.sources.borrow_mut().add(source, text);
+    let mut ast = engine.compile(text).map_err(|e| {
+        let inner = EvalAltResult::ErrorParsing(*e.0, e.1);
+        Box::new(EvalAltResult::ErrorInModule(source.into(), inner.into(), Position::NONE))
+    })?;
+    ast.set_source(source);
+    host.sources.borrow_mut().add_closures(source, &ast);
+    let mut module = Module::eval_ast_as_new(Scope::new(), &ast, engine)
+        .map_err(|e| Box::new(EvalAltResult::ErrorInModule(source.into(), e, Position::NONE)))?;
+    module.set_id(source);
+    Ok(module.into())
+}
+
+/// `import`: beside the script, then the user's library, then the program's.
+pub struct Resolver {
+    host: Rc<Host>,
+}
+
+impl Resolver {
+    /// The resolver of a session.
+    pub fn new(host: &Rc<Host>) -> Self {
+        Resolver { host: Rc::clone(host) }
+    }
+}
+
+impl ModuleResolver for Resolver {
+    fn resolve(
+        &self,
+        engine: &Engine,
+        source: Option<&str>,
+        path: &str,
+        position: Position,
+    ) -> Result<Shared<Module>, Box<EvalAltResult>> {
+        let not_found = || Box::new(EvalAltResult::ErrorModuleNotFound(path.into(), position));
+        let bare = path.strip_prefix("std/").unwrap_or(path);
+        for file in candidates(source, path) {
+            if file.is_file() {
+                let real = self.host.policy.borrow().readable("import", &file).or_else(|e| {
+                    if in_user_folder(&file) { Ok(file.clone()) } else { Err(super::errors::throw(e)) }
+                })?;
+                let text = std::fs::read_to_string(&real).map_err(|_| not_found())?;
+                return build(engine, &self.host, &file.display().to_string(), &text);
+            }
+        }
+        let (_, text) = LIBRARY.iter().find(|(n, _)| *n == bare).ok_or_else(not_found)?;
+        build(engine, &self.host, &format!("stdlib/{bare}.rhai"), text)
+    }
+}
+
+fn candidates(source: Option<&str>, path: &str) -> Vec<PathBuf> {
+    let name = if path.ends_with(".rhai") { path.to_string() } else { format!("{path}.rhai") };
+    let beside = source.map(Path::new).and_then(Path::parent).map(|d| d.join(&name));
+    let user = user_folder().map(|d| d.join(&name));
+    beside.into_iter().chain([PathBuf::from(&name)]).chain(user).collect()
+}
+
+fn in_user_folder(file: &Path) -> bool {
+    let real = |p: &Path| p.canonicalize().ok();
+    match (user_folder().as_deref().and_then(real), real(file)) {
+        (Some(folder), Some(file)) => file.starts_with(folder),
+        _ => false,
+    }
+}
+
+/// Catalogue entries of the library's functions, from their doc comments.
+pub fn documented() -> Vec<Entry> {
+    let mut engine = Engine::new_raw();
+    super::engine::limits(&mut engine);
+    let entries = LIBRARY.iter().flat_map(|(name, text)| {
+        // A module that does not compile is found by its own test.
+        engine.compile(text).map(|ast| entries(name, text, &ast)).unwrap_or_default()
+    });
+    entries.collect()
+}
+
+fn entries(module: &str, text: &str, ast: &AST) -> Vec<Entry> {
+    let mut found: Vec<(usize, Entry)> = ast
+        .iter_fn_def()
+        .filter(|f| !f.name.starts_with("anon$") && !f.access.is_private())
+        .map(|f| {
+            let comments: Vec<&str> = f.comments.iter().map(|c| c.as_str()).collect();
+            let (doc, examples) = split_doc(&comments.join("\n"));
+            let params: Vec<Param> = f
+                .params
+                .iter()
+                .map(|p| Param { name: p.to_string(), ty: "any".into(), optional: false })
+                .collect();
+            let list: Vec<&str> = f.params.iter().map(|p| p.as_str()).collect();
+            let line = f.body.start_position().line().unwrap_or(0);
+            let entry = Entry {
+                name: f.name.to_string(),
+                owner: Some(module.into()),
+                what: What::Library,
+                call: format!("{module}::{}({})", f.name, list.join(", ")),
+                params,
+                returns: String::new(),
+                doc,
+                options: Vec::new(),
+                examples,
+                related: Vec::new(),
+                group: "Library".into(),
+                source: Some(function_text(text, line)),
+            };
+            (line, entry)
+        })
+        .collect();
+    found.sort_by_key(|(line, _)| *line);
+    found.into_iter().map(|(_, e)| e).collect()
+}
+
+/// Text and fenced examples of a doc comment.
+fn split_doc(comment: &str) -> (String, Vec<String>) {
+    let (mut doc, mut examples, mut code) = (Vec::new(), Vec::new(), None::<Vec<&str>>);
+    for line in comment.lines() {
+        let line = line.trim_start().trim_start_matches('/');
+        let line = line.strip_prefix(' ').unwrap_or(line);
+        if line.trim_start().starts_with("```") {
+            match code.take() {
+                Some(lines) => examples.push(lines.join("\n")),
+                None => code = Some(Vec::new()),
+            }
+        } else if let Some(lines) = &mut code {
+            lines.push(line);
+        } else {
+            doc.push(line);
+        }
+    }
+    (doc.join("\n").trim().to_string(), examples)
+}
+
+/// The function around a line: from its `fn` to the closing brace at the line's beginning.
+fn function_text(text: &str, line: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    let start = (0..line.min(lines.len())).rev().find(|i| lines[*i].starts_with("fn ")).unwrap_or(0);
+    let end = (start..lines.len()).find(|i| lines[*i].starts_with('}')).unwrap_or(lines.len() - 1);
+    lines[start..=end].join("\n")
+}

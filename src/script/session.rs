@@ -1,0 +1,440 @@
+//! [`Session`]: one person's variables, functions and history of cells, evaluated one after the other.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Instant;
+
+use image::RgbImage;
+use rhai::{AST, Dynamic, Engine, Expr, ModuleResolver, Position, Scope, Stmt};
+
+use super::check::{self, Functions};
+use super::errors::{Context, from_eval, from_parse};
+use super::host::{Host, Running, Settings};
+use super::options::{self, Column, Recipe, Val};
+use super::{bind, catalog, engine, recipes, scan, types};
+use crate::engine::observe::{Cancel, Observer};
+use crate::report::{Exit, Report};
+
+/// What a cell or a recipe gave.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// The value's display line, unless it is nothing or was hidden with `;`.
+    pub text: Option<String>,
+    /// The pictures of a value that is an Image (pictures that the script showed itself came as events).
+    pub pictures: Vec<Arc<RgbImage>>,
+    /// Files that were written.
+    pub saved: Vec<PathBuf>,
+}
+
+/// A variable as `:vars` lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Variable {
+    /// Its name.
+    pub name: String,
+    /// Its type as scripts call it.
+    pub kind: String,
+    /// Its display line.
+    pub detail: String,
+    /// Bytes it keeps alive.
+    pub bytes: usize,
+}
+
+/// What completion needs to know of a session. Plain data: may cross threads.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Variables: name and type.
+    pub variables: Vec<(String, String)>,
+    /// Functions that cells defined: name and parameters.
+    pub functions: Vec<(String, Vec<String>)>,
+}
+
+/// One person's session. Lives on the thread that made it, which needs a large stack ([`super::thread`]).
+pub struct Session {
+    engine: Engine,
+    host: Rc<Host>,
+    scope: Scope<'static>,
+    known: Functions,
+    count: usize,
+    cells: Vec<String>,
+    functions: Vec<(String, Vec<String>)>,
+}
+
+impl Session {
+    /// An empty session. Events go to `observer`; `cancel` stops what runs.
+    pub fn new(settings: Settings, observer: Arc<dyn Observer>, cancel: Cancel) -> Session {
+        let host = Rc::new(Host::new(settings, observer, cancel));
+        let engine = engine::create(&host);
+        let known = check::functions(&engine);
+        let mut scope = recipes::scope();
+        scope.push("ans", Dynamic::UNIT);
+        Session { engine, host, scope, known, count: 0, cells: Vec::new(), functions: Vec::new() }
+    }
+
+    /// Evaluates one cell. Its value becomes `ans`; a cell that ends in `;` shows nothing.
+    pub fn eval(&mut self, code: &str) -> Result<Outcome, Box<Report>> {
+        self.count += 1;
+        let name = format!("cell {}", self.count);
+        self.host.running.replace(Running {
+            name: "cell".into(),
+            source: Some(code.to_string()),
+            options: None,
+        });
+        self.host.policy.borrow_mut().set_typed(true);
+        let mut scope = std::mem::take(&mut self.scope);
+        let result = self.evaluate(&name, code, &mut scope, true);
+        self.scope = prune(scope);
+        let value = result.map_err(|report| Box::new(self.keep_last(report)))?;
+        self.cells.push(code.trim_end().to_string());
+        let hidden = scan::ends_with_semicolon(code);
+        let outcome = self.outcome(&value, hidden).map_err(Box::new)?;
+        if !value.is_unit() {
+            self.scope.set_value("ans", value);
+        }
+        Ok(outcome)
+    }
+
+    /// A stopped cell leaves its last latent in `ans`: nothing is lost.
+    fn keep_last(&mut self, report: Report) -> Report {
+        if report.exit != Exit::Interrupted && report.kind != "budget" {
+            return report;
+        }
+        match self.host.take_last() {
+            Some(z) => {
+                self.scope.set_value("ans", z);
+                report.hint("ans holds the latent of the last step: m.decode(ans) shows it")
+            }
+            None => report,
+        }
+    }
+
+    /// Saves the latent of the last step as OUT/NAME-latent.safetensors (tensor `latent`, f32), for a process that must
+    /// end. `None` if nothing was sampled, or it cannot be written.
+    pub fn rescue(&self) -> Option<PathBuf> {
+        let z = self.host.take_last()?;
+        let name = match self.host.stopped_name() {
+            name if name.is_empty() => "scumble".into(),
+            name => name,
+        };
+        let bytes = bind::latent_file(&z).ok()?;
+        let path = PathBuf::from(format!("{name}-latent.safetensors"));
+        self.host.policy.borrow().write_new("rescue", &path, &bytes).ok()
+    }
+
+    /// Runs a recipe (a built-in name, or a file) with values as typed on the command line.
+    /// It has its own variables: those of the session stay as they are.
+    pub fn run(&mut self, recipe: &str, args: &[(String, String)]) -> Result<Outcome, Box<Report>> {
+        self.run_recipe(recipe, args).map_err(Box::new)
+    }
+
+    fn run_recipe(&mut self, name: &str, args: &[(String, String)]) -> Result<Outcome, Report> {
+        let recipe = recipes::find(name)?;
+        let source =
+            recipe.path.as_ref().map_or_else(|| format!("{}.rhai", recipe.name), |p| p.display().to_string());
+        self.host.policy.borrow_mut().set_typed(false);
+        let given = self.read_args(&recipe, args)?;
+        let model = self.host.settings().model.clone();
+        let column = Column::of_model(&model, &recipe.name);
+        let resolved = options::resolve(
+            &recipe.name,
+            &recipe.specs,
+            &recipe.examples,
+            column.as_ref(),
+            &model,
+            &given,
+            &bind::is_shipped,
+        )?;
+        let mut mistakes = check::check(&self.engine, &self.known, &source, &recipe.text, &recipes::scope());
+        if !mistakes.is_empty() {
+            let more = mistakes.len() - 1;
+            let mut first = mistakes.remove(0);
+            if more > 0 {
+                first.trace.push(format!("{more} more: scumble check {name}"));
+            }
+            return Err(first);
+        }
+        let map: rhai::Map = given.iter().map(|(k, v)| (k.as_str().into(), v.to_dynamic())).collect();
+        let mut scope = Scope::new();
+        scope.push("args", map);
+        let own = recipe.path.is_some().then(|| recipe.text.clone());
+        self.host.running.replace(Running {
+            name: recipe.name.clone(),
+            source: own,
+            options: Some(resolved),
+        });
+        let result = self.evaluate(&source, &recipe.text, &mut scope, false);
+        let value = result?;
+        self.outcome(&value, scan::ends_with_semicolon(&recipe.text))
+    }
+
+    /// The command line's values; files among them may be read by the recipe.
+    fn read_args(&self, recipe: &Recipe, args: &[(String, String)]) -> Result<Vec<(String, Val)>, Report> {
+        args.iter()
+            .map(|(name, text)| {
+                let is_text =
+                    recipe.specs.iter().any(|s| &s.name == name && matches!(s.default, Val::Text(_)));
+                let value = if is_text {
+                    Val::Text(text.clone())
+                } else {
+                    Val::from_command_line(text).map_err(|e| {
+                        Report::usage(format!("{}: the value of {name} cannot be read: {e}", recipe.name))
+                            .expected("a number, true, false, [...], #{...}, or plain text")
+                            .got(text.clone())
+                    })?
+                };
+                grant(&self.host, &value);
+                Ok((name.clone(), value))
+            })
+            .collect()
+    }
+
+    fn outcome(&self, value: &Dynamic, hidden: bool) -> Result<Outcome, Report> {
+        let mut outcome = Outcome { saved: self.host.saved.borrow().clone(), ..Outcome::default() };
+        if !hidden && !value.is_unit() {
+            outcome.text = Some(types::line(value));
+            outcome.pictures = bind::pictures(value).map_err(|e| super::errors::from_engine(&e))?;
+        }
+        Ok(outcome)
+    }
+
+    fn evaluate(
+        &mut self,
+        name: &str,
+        code: &str,
+        scope: &mut Scope<'static>,
+        cell: bool,
+    ) -> Result<Dynamic, Report> {
+        self.host.sources.borrow_mut().add(name, code);
+        let ast = self.compile(name, code, scope)?;
+        if ast.has_functions() {
+            // Each cell's functions are a module of their own: later definitions win, and an error is shown in the
+            // cell that defined the function.
+            self.note_functions(&ast);
+            self.engine.register_global_module(ast.shared_lib().clone());
+        }
+        if cell {
+            self.keep_imports(name, &ast)?;
+        }
+        self.host.begin();
+        let watch = Watchdog::start(&self.host);
+        let engine = &self.engine;
+        let result = catch_unwind(AssertUnwindSafe(|| engine.eval_ast_with_scope::<Dynamic>(scope, &ast)));
+        let timed_out = watch.finish();
+        match result {
+            Ok(Ok(value)) => Ok(value.flatten()),
+            Ok(Err(error)) => {
+                let names = self.names(scope);
+                let sources = self.host.sources.borrow();
+                let cx = Context { sources: &sources, current: name, names: &names };
+                let mut report = from_eval(*error, &cx);
+                if timed_out && report.exit == Exit::Interrupted {
+                    let limit = self.host.settings().max_time.unwrap_or_default();
+                    report = Report { exit: Exit::Script, kind: "budget".into(), ..report };
+                    report.title = format!("the time is used up: --max-time {} s", limit.as_secs_f64());
+                    report.hint = Some("take fewer steps, or a larger --max-time".into());
+                }
+                if self.host.usage.get() {
+                    report.exit = Exit::Usage;
+                }
+                Err(report)
+            }
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().cloned();
+                let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_string()));
+                Err(Report::new("internal", format!("scumble itself failed: {}", text.unwrap_or_default()))
+                    .hint("this is a fault of scumble, not of the script; the session goes on. Please report it"))
+            }
+        }
+    }
+
+    fn compile(&self, name: &str, code: &str, scope: &Scope) -> Result<AST, Report> {
+        let mut ast = self.engine.compile_with_scope(scope, code).map_err(|e| {
+            let names = self.names(scope);
+            let sources = self.host.sources.borrow();
+            from_parse(&e, &Context { sources: &sources, current: name, names: &names })
+        })?;
+        ast.set_source(name);
+        self.host.sources.borrow_mut().add_closures(name, &ast);
+        Ok(ast)
+    }
+
+    fn names(&self, scope: &Scope) -> Vec<String> {
+        let variables = scope.iter_raw().map(|(n, _, _)| n.to_string());
+        variables.chain(self.functions.iter().map(|(n, _)| n.clone())).collect()
+    }
+
+    fn note_functions(&mut self, ast: &AST) {
+        for f in ast.iter_fn_def().filter(|f| !f.name.starts_with("anon$")) {
+            let name = f.name.to_string();
+            self.functions.retain(|(n, _)| *n != name);
+            self.functions.push((name.clone(), f.params.iter().map(|p| p.to_string()).collect()));
+            self.host.defined.borrow_mut().push(name);
+        }
+    }
+
+    /// `import "x" as y` at the prompt: Rhai forgets it at the end of the cell, so `y` becomes a static module.
+    fn keep_imports(&mut self, name: &str, ast: &AST) -> Result<(), Report> {
+        for stmt in ast.statements() {
+            let Stmt::Import(x, position) = stmt else { continue };
+            let (Expr::StringConstant(path, _), alias) = (&x.0, &x.1) else { continue };
+            if alias.name.is_empty() {
+                continue;
+            }
+            let module = self.resolve(path, *position).map_err(|e| {
+                let sources = self.host.sources.borrow();
+                from_eval(*e, &Context { sources: &sources, current: name, names: &[] })
+            })?;
+            self.engine.register_static_module(alias.name.as_str(), module);
+        }
+        Ok(())
+    }
+
+    fn resolve(&self, path: &str, position: Position) -> Result<Rc<rhai::Module>, Box<rhai::EvalAltResult>> {
+        super::modules::Resolver::new(&self.host).resolve(&self.engine, None, path, position)
+    }
+
+    /// The variables there are, without `args` and an empty `ans`.
+    pub fn variables(&self) -> Vec<Variable> {
+        self.scope
+            .iter_raw()
+            .filter(|(name, _, value)| *name != "args" && !(*name == "ans" && value.is_unit()))
+            .map(|(name, _, value)| Variable {
+                name: name.into(),
+                kind: types::name(value),
+                detail: types::line(value),
+                bytes: types::bytes(value),
+            })
+            .collect()
+    }
+
+    /// Drops a variable's value. `false` if there is no such variable.
+    pub fn free(&mut self, name: &str) -> bool {
+        if name == "ans" {
+            self.scope.set_value("ans", Dynamic::UNIT);
+            return true;
+        }
+        if name == "args" || !self.scope.contains(name) {
+            return false;
+        }
+        let kept: Vec<_> = self
+            .scope
+            .iter_raw()
+            .filter(|(n, _, _)| *n != name)
+            .map(|(n, c, v)| (n.to_string(), c, v.clone()))
+            .collect();
+        let mut scope = Scope::new();
+        for (n, constant, v) in kept {
+            if constant {
+                scope.push_constant_dynamic(n, v);
+            } else {
+                scope.push_dynamic(n, v);
+            }
+        }
+        self.scope = scope;
+        self.host.models.forget();
+        true
+    }
+
+    /// Names and types for completion.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            variables: self.scope.iter_raw().map(|(n, _, v)| (n.to_string(), types::name(v))).collect(),
+            functions: self.functions.clone(),
+        }
+    }
+
+    /// The cells that succeeded, in order.
+    pub fn cells(&self) -> &[String] {
+        &self.cells
+    }
+
+    /// The Rhai source of a function that a cell or the library defined.
+    pub fn source_of(&self, function: &str) -> Option<String> {
+        let library = catalog::lookup(function).into_iter().find_map(|e| e.source.clone());
+        let cell = || {
+            let start = format!("fn {function}(");
+            self.cells.iter().rev().find(|c| c.contains(&start)).cloned()
+        };
+        library.or_else(cell)
+    }
+
+    /// For tests: after how many operations without an engine call a loop counts as endless.
+    pub fn set_operation_limit(&self, limit: u64) {
+        self.host.set_operation_limit(limit);
+    }
+}
+
+/// A second `let z` does not replace the first in a scope, which would keep both alive (and with them the memory of
+/// latents and models). Values are moved, not cloned: a long list would be copied after every cell.
+fn prune(mut scope: Scope<'static>) -> Scope<'static> {
+    let mut names: Vec<(String, bool)> = Vec::new();
+    for (name, constant, _) in scope.iter_raw() {
+        names.retain(|(n, _)| n != name);
+        names.push((name.to_string(), constant));
+    }
+    let mut pruned = Scope::new();
+    for (name, constant) in names {
+        if constant {
+            let value = scope.get(&name).cloned().unwrap_or_default();
+            pruned.push_constant_dynamic(name, value);
+        } else {
+            let value = scope.get_mut(&name).map(std::mem::take).unwrap_or_default();
+            pruned.push_dynamic(name, value);
+        }
+    }
+    pruned
+}
+
+/// Lets every file in a value be read.
+fn grant(host: &Host, value: &Val) {
+    match value {
+        Val::Text(t) if super::files::is_file_like(t) => host.policy.borrow_mut().grant(t.as_ref()),
+        Val::List(list) => list.iter().for_each(|v| grant(host, v)),
+        Val::Map(fields) => fields.iter().for_each(|(_, v)| grant(host, v)),
+        _ => {}
+    }
+}
+
+/// Sets the cancel token when the time is used up, also while native code runs.
+struct Watchdog {
+    done: Option<mpsc::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    fired: Arc<AtomicBool>,
+    cancel: Cancel,
+}
+
+impl Watchdog {
+    fn start(host: &Host) -> Watchdog {
+        let fired = Arc::new(AtomicBool::new(false));
+        let cancel = host.cancel().clone();
+        let mut watch =
+            Watchdog { done: None, thread: None, fired: Arc::clone(&fired), cancel: cancel.clone() };
+        if let Some(deadline) = host.deadline() {
+            let (send, receive) = mpsc::channel::<()>();
+            watch.done = Some(send);
+            watch.thread = Some(std::thread::spawn(move || {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if receive.recv_timeout(left) == Err(mpsc::RecvTimeoutError::Timeout) {
+                    fired.store(true, Ordering::SeqCst);
+                    cancel.set();
+                }
+            }));
+        }
+        watch
+    }
+
+    /// Ends the watch. Whether the time ran out; its stop request is taken back then.
+    fn finish(self) -> bool {
+        drop(self.done);
+        if let Some(thread) = self.thread {
+            let _ = thread.join();
+        }
+        let fired = self.fired.load(Ordering::SeqCst);
+        if fired {
+            self.cancel.clear();
+        }
+        fired
+    }
+}

@@ -1,0 +1,157 @@
+//! The script host from outside: documented examples, one behavior per file under tests/rhai, the reference page.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use scumble::engine::observe::{Cancel, Event, Observer};
+use scumble::report::Report;
+use scumble::script::{Outcome, Session, Settings, catalog, thread};
+
+/// Keeps what it hears.
+#[derive(Default)]
+pub struct Ear(pub Mutex<Vec<Event>>);
+
+impl Observer for Ear {
+    fn event(&self, event: Event) {
+        self.0.lock().unwrap().push(event);
+    }
+}
+
+impl Ear {
+    fn printed(&self) -> String {
+        let events = self.0.lock().unwrap();
+        let lines = events.iter().filter_map(|e| match e {
+            Event::Print(text) => Some(text.clone()),
+            _ => None,
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// A session that writes below `out`.
+pub fn session(out: &Path) -> (Session, Arc<Ear>) {
+    let ear = Arc::new(Ear::default());
+    let settings = Settings { out: out.to_path_buf(), no_init: true, ..Settings::default() };
+    let session = Session::new(settings, Arc::clone(&ear) as Arc<dyn Observer>, Cancel::default());
+    session.set_operation_limit(300_000);
+    (session, ear)
+}
+
+/// What the last lines `// => text` and `// error: text` of a code expect.
+fn expectation(code: &str) -> Option<(&str, &str)> {
+    let last = code.lines().last()?;
+    let ok = last.split_once("// => ").map(|(_, text)| ("value", text.trim()));
+    ok.or_else(|| last.split_once("// error: ").map(|(_, text)| ("error", text.trim())))
+}
+
+fn verdict(code: &str, result: Result<Outcome, Box<Report>>) -> Result<(), String> {
+    match (expectation(code), result) {
+        (None | Some(("value", _)), Err(e)) => Err(e.render(false, 100)),
+        (Some(("value", want)), Ok(o)) if o.text.as_deref() != Some(want) => {
+            Err(format!("expected {want}, got {:?}", o.text))
+        }
+        (Some(("error", want)), Err(e)) if !e.render(false, 500).contains(want) => Err(e.render(false, 500)),
+        (Some(("error", want)), Ok(o)) => Err(format!("expected the error {want}, got {:?}", o.text)),
+        _ => Ok(()),
+    }
+}
+
+#[test]
+fn every_documented_example_runs() {
+    let failed = thread::run(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut failed = Vec::new();
+        for entry in catalog::all() {
+            let (mut session, _) = session(dir.path());
+            for code in &entry.examples {
+                let result = session.eval(code);
+                if let Err(why) = verdict(code, result) {
+                    failed.push(format!("{}\n{code}\n{why}", entry.path()));
+                }
+            }
+        }
+        failed
+    });
+    assert!(failed.is_empty(), "{} examples fail:\n\n{}", failed.len(), failed.join("\n\n"));
+}
+
+fn files() -> Vec<PathBuf> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rhai");
+    let mut files: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().flatten().map(|e| e.path()).collect();
+    files.retain(|p| p.extension().is_some_and(|e| e == "rhai"));
+    files.sort();
+    files
+}
+
+/// `// expect: text` lines are printed lines (and last the value) in order; an `// error: text` line is part of the
+/// error. `// ---` separates cells.
+fn run_file(path: &Path) -> Result<(), String> {
+    let text = std::fs::read_to_string(path).unwrap();
+    let wanted: Vec<&str> = text.lines().filter_map(|l| l.trim().strip_prefix("// expect: ")).collect();
+    let errors: Vec<&str> = text.lines().filter_map(|l| l.trim().strip_prefix("// error: ")).collect();
+    if wanted.is_empty() && errors.is_empty() {
+        return Err("the file expects nothing".into());
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (mut session, ear) = session(dir.path());
+    let mut said = Vec::new();
+    let mut failures = Vec::new();
+    for cell in text.split("\n// ---\n") {
+        let result = session.eval(cell);
+        said.extend(std::mem::take(&mut *ear.0.lock().unwrap()).into_iter().filter_map(|e| match e {
+            Event::Print(text) => Some(text),
+            _ => None,
+        }));
+        match result {
+            Ok(outcome) => said.extend(outcome.text),
+            Err(report) => failures.push(report.render(false, 200)),
+        }
+    }
+    if said != wanted {
+        return Err(format!("expected {wanted:#?}\ngot {said:#?}\n{}", failures.join("\n")));
+    }
+    let all = failures.join("\n");
+    if errors.is_empty() && !all.is_empty() {
+        return Err(all);
+    }
+    match errors.iter().find(|e| !all.contains(**e)) {
+        Some(missing) => Err(format!("no error says {missing:?}:\n{all}")),
+        None => Ok(()),
+    }
+}
+
+#[test]
+fn scripts_behave_as_their_comments_say() {
+    let files = files();
+    assert!(files.len() >= 20, "the scripts were found");
+    let failed: Vec<String> = thread::run(|| {
+        files
+            .iter()
+            .filter_map(|p| {
+                run_file(p).err().map(|why| format!("{}\n{why}", p.file_name().unwrap().display()))
+            })
+            .collect()
+    });
+    assert!(failed.is_empty(), "{}", failed.join("\n\n"));
+}
+
+#[test]
+fn the_reference_page_is_current() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference.md");
+    let made = catalog::reference_markdown();
+    if std::env::var_os("SCUMBLE_UPDATE").is_some() {
+        std::fs::write(&path, &made).unwrap();
+    }
+    let kept = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(kept == made, "docs/reference.md is old: SCUMBLE_UPDATE=1 cargo test --release reference");
+}
+
+#[test]
+fn print_goes_to_the_observer() {
+    thread::run(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut session, ear) = session(dir.path());
+        session.eval("print(\"a\"); print([1, 0.5]);").unwrap();
+        assert_eq!(ear.printed(), "a\n[1, 0.5]");
+    });
+}
