@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models" / "emoji"
@@ -22,8 +22,16 @@ def save_tensors(path, tensors, **metadata):
     """Writes a safetensors file; metadata values become strings (JSON unless they are strings already)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in metadata.items()}
-    save_file({k: v.detach().contiguous() for k, v in tensors.items()}, path, metadata=text)
-    path.chmod(0o644)
+    packed = save({k: v.detach().contiguous() for k, v in tensors.items()}, metadata=text)
+    path.write_bytes(sorted_header(packed))
+
+
+def sorted_header(packed):
+    """The same file with its header's keys in order: the library writes the metadata in a random one."""
+    size = int.from_bytes(packed[:8], "little")
+    header = json.dumps(json.loads(packed[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + packed[8 + size :]
 
 
 def save_json(path, value):
