@@ -1,6 +1,7 @@
 """What the parts of the generator share: where things lie, how fixtures are written, how far two tensors are apart."""
 
 import json
+import math
 import pathlib
 
 import numpy as np
@@ -52,6 +53,17 @@ def rows(values):
 def numbers(tensor):
     """A tensor as a flat list of Python floats (every f32 is exact)."""
     return np.asarray(tensor.detach().double().flatten()).tolist()
+
+
+def random_weight(name, shape, generator, sharp):
+    """Normal values that keep activations near 1: matrices and kernels with variance 1 / fan-in, queries and keys `sharp`
+    times as large, so that attention is not flat; norms' weights around 1, the rest around 0."""
+    noise = torch.randn(shape, generator=generator)
+    if len(shape) > 1:
+        gain = sharp if any(k in name for k in ("to_q", "to_k", "q_proj", "k_proj")) else 1.0
+        fan_in = 1 if "embedding" in name and "time" not in name else noise[0].numel()
+        return noise * (gain / math.sqrt(fan_in))
+    return noise * 0.1 + (1.0 if "norm" in name and name.endswith("weight") else 0.0)
 
 
 def picture(name):

@@ -6,7 +6,6 @@ tiny-foreign  widths, groups, heads, latent channels and activations that no SD 
 """
 
 import json
-import math
 import shutil
 
 import torch
@@ -14,7 +13,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from fixtures import OUT, distance, save_tensors
+from fixtures import OUT, distance, random_weight, save_tensors
 
 PROMPTS = ["a dog", "An orange tiger, on a 3rd cat!"]
 SWAPPED = ["a cat", "An orange tiger, on a 3rd dog!"]
@@ -68,16 +67,9 @@ MODELS = {
 
 
 def fill(module, generator):
-    """Random weights that keep activations near 1; queries and keys larger, so that attention is not flat. Rounded to f16."""
+    """Random weights for every parameter, rounded to f16."""
     for name, p in module.named_parameters():
-        noise = torch.randn(p.shape, generator=generator)
-        if p.dim() > 1:
-            gain = 2.5 if any(k in name for k in ("to_q", "to_k", "q_proj", "k_proj")) else 1.0
-            fan_in = 1 if "embedding" in name else p[0].numel()
-            p.data = noise * gain / math.sqrt(fan_in)
-        else:
-            p.data = noise * 0.1 + (1.0 if "norm" in name and name.endswith("weight") else 0.0)
-        p.data = p.data.half().float()
+        p.data = random_weight(name, p.shape, generator, sharp=2.0).half().float()
     return module.eval()
 
 
@@ -121,8 +113,8 @@ def write_network(folder, network, tensors, keep=None):
     """config.json (only the keys in `keep`, if given) and the weights in f16."""
     folder.mkdir(parents=True, exist_ok=True)
     config = network.config.to_dict() if hasattr(network.config, "to_dict") else dict(network.config)
-    if keep:
-        config = {k: v for k, v in config.items() if k in keep.split() or k == "_class_name"}
+    own = {k: v for k, v in config.items() if not k.startswith("_") or k == "_class_name"}
+    config = {k: v for k, v in own.items() if k in keep.split() or k == "_class_name"} if keep else own
     (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True, default=list) + "\n")
     name = "model" if "text_model.final_layer_norm.weight" in tensors else "diffusion_pytorch_model"
     half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in tensors.items()}
