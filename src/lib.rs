@@ -12,8 +12,10 @@
 //!   report      leaf: title, span, labels, hint
 //! ```
 
+pub mod cli;
 pub mod engine;
 pub mod record;
 pub mod report;
 pub mod script;
 pub mod term;
+pub mod ui;

@@ -1,0 +1,153 @@
+//! The evaluation thread: owns the session, with the large stack that deep scripts need.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+use crate::engine::observe::{Cancel, Event, Observer};
+use crate::report::Report;
+use crate::script::host::Settings;
+use crate::script::session::{Outcome, Session, Snapshot, Variable};
+
+/// Stack of the evaluation thread, in bytes.
+const STACK: usize = 64 << 20;
+
+/// What the terminal asks the session to do.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// Evaluate one cell.
+    Eval(String),
+    /// Run a recipe with values as typed.
+    Run(String, Vec<(String, String)>),
+    /// List the variables.
+    Variables,
+    /// Forget a variable.
+    Free(String),
+    /// The source of a function that a cell or the library defined.
+    Source(String),
+    /// The cells that worked.
+    Cells,
+    /// Forget everything: a new session.
+    Reset,
+    /// Save the last latent to a file.
+    Rescue,
+}
+
+/// What came of a request.
+#[derive(Debug)]
+pub enum Answer {
+    /// Of `Eval` and `Run`.
+    Done(Result<Outcome, Box<Report>>),
+    /// Of `Variables`.
+    Variables(Vec<Variable>),
+    /// Of `Free`: whether there was such a variable.
+    Freed(bool),
+    /// Of `Source`.
+    Source(Option<String>),
+    /// Of `Cells`.
+    Cells(Vec<String>),
+    /// Of `Reset`.
+    Ready,
+    /// Of `Rescue`: where it was saved, if there was one.
+    Rescued(Option<PathBuf>),
+}
+
+/// What reaches the main thread.
+#[derive(Debug)]
+pub enum Message {
+    /// Something happened while a request runs.
+    Event(Event),
+    /// A request ended; the snapshot is for completion.
+    Answer(Answer, Snapshot),
+}
+
+struct Forward(Sender<Message>);
+
+impl Observer for Forward {
+    fn event(&self, event: Event) {
+        // The terminal went away: there is nobody to tell.
+        let _ = self.0.send(Message::Event(event));
+    }
+}
+
+/// The main thread's end.
+pub struct Worker {
+    requests: Sender<Request>,
+    messages: Receiver<Message>,
+    cancel: Cancel,
+}
+
+impl Worker {
+    /// Starts the thread; the session is made there at once, while the prompt appears.
+    pub fn start(settings: Settings, cancel: &Cancel) -> std::io::Result<Worker> {
+        let (requests, inbox) = channel::<Request>();
+        let (outbox, messages) = channel::<Message>();
+        let token = cancel.clone();
+        std::thread::Builder::new()
+            .name("evaluation".into())
+            .stack_size(STACK)
+            .spawn(move || serve(&settings, &token, &inbox, &outbox))?;
+        Ok(Worker { requests, messages, cancel: cancel.clone() })
+    }
+
+    /// The token that stops what runs.
+    pub fn cancel(&self) -> &Cancel {
+        &self.cancel
+    }
+
+    /// Sends a request; its messages end with an [`Message::Answer`]. `false` if the thread is gone.
+    pub fn ask(&self, request: Request) -> bool {
+        self.requests.send(request).is_ok()
+    }
+
+    /// The next message, `None` if none came in time. Errors: the thread is gone.
+    pub fn next(&self, wait: Duration) -> Result<Option<Message>, Gone> {
+        match self.messages.recv_timeout(wait) {
+            Ok(message) => Ok(Some(message)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(Gone),
+        }
+    }
+
+    /// Asks and waits, passing events to `seen`.
+    pub fn call(&self, request: Request, mut seen: impl FnMut(Event)) -> Result<(Answer, Snapshot), Gone> {
+        if !self.ask(request) {
+            return Err(Gone);
+        }
+        loop {
+            match self.next(Duration::from_secs(3600))? {
+                Some(Message::Answer(answer, snapshot)) => return Ok((answer, snapshot)),
+                Some(Message::Event(event)) => seen(event),
+                None => {}
+            }
+        }
+    }
+}
+
+/// The evaluation thread ended, which only a fault of ours can make it do.
+#[derive(Clone, Copy, Debug)]
+pub struct Gone;
+
+fn serve(settings: &Settings, cancel: &Cancel, inbox: &Receiver<Request>, outbox: &Sender<Message>) {
+    let fresh = || Session::new(settings.clone(), Arc::new(Forward(outbox.clone())), cancel.clone());
+    let mut session = fresh();
+    while let Ok(request) = inbox.recv() {
+        let answer = match request {
+            Request::Eval(code) => Answer::Done(session.eval(&code)),
+            Request::Run(recipe, args) => Answer::Done(session.run(&recipe, &args)),
+            Request::Variables => Answer::Variables(session.variables()),
+            Request::Free(name) => Answer::Freed(session.free(&name)),
+            Request::Source(name) => Answer::Source(session.source_of(&name)),
+            Request::Cells => Answer::Cells(session.cells().to_vec()),
+            Request::Reset => {
+                session = fresh();
+                Answer::Ready
+            }
+            Request::Rescue => Answer::Rescued(None),
+        };
+        if outbox.send(Message::Answer(answer, session.snapshot())).is_err() {
+            return;
+        }
+    }
+}
