@@ -210,7 +210,9 @@ fn reporter(flags: &Flags) -> Result<Reporter, String> {
         ),
         None => None,
     };
-    let caps = (mode == Mode::Terminal).then(probe::probe).filter(|c| c.protocol != Protocol::None || !tty::is_terminal_out());
+    let caps = (mode == Mode::Terminal)
+        .then(probe::probe)
+        .filter(|c| c.protocol != Protocol::None || !tty::is_terminal_out());
     let style = Style::auto(choice, tty::is_terminal_out());
     let style_err = Style::auto(choice, tty::is_terminal_err());
     Ok(Reporter::new(mode, style, style_err, flags.quiet, caps, log))
@@ -219,7 +221,9 @@ fn reporter(flags: &Flags) -> Result<Reporter, String> {
 /// Values that clap cannot judge: told before anything runs.
 fn validate(flags: &Flags) -> Result<(), Report> {
     if !matches!(flags.dtype.as_str(), "f32" | "f16" | "bf16") {
-        return Err(Report::usage(format!("--dtype {}: no such type", flags.dtype)).expected("f32, f16 or bf16"));
+        return Err(
+            Report::usage(format!("--dtype {}: no such type", flags.dtype)).expected("f32, f16 or bf16")
+        );
     }
     device::open(&flags.device).map(|_| ()).map_err(|e| {
         let report = Report::usage(format!("--device: {}", e.message()));
@@ -294,7 +298,10 @@ fn prompt(settings: &Settings, flags: &Flags, mut ui: Reporter) -> u8 {
 fn from_stdin(settings: &Settings, flags: &Flags, mut ui: Reporter) -> u8 {
     let mut code = String::new();
     if let Err(e) = std::io::stdin().read_to_string(&mut code) {
-        ui.report(&Report::usage(format!("stdin cannot be read: {e}")).hint("give a script as UTF-8 text, or -e CODE"));
+        ui.report(
+            &Report::usage(format!("stdin cannot be read: {e}"))
+                .hint("give a script as UTF-8 text, or -e CODE"),
+        );
         return 2;
     }
     once(settings, flags, ui, Request::Eval(code))
@@ -355,7 +362,9 @@ fn doc(name: &str, markdown: bool, ui: &mut Reporter) -> u8 {
             0
         }
         None => {
-            ui.report(&Report::usage(format!("nothing is called \"{name}\"")).hint("scumble doc lists all names"));
+            ui.report(
+                &Report::usage(format!("nothing is called \"{name}\"")).hint("scumble doc lists all names"),
+            );
             2
         }
     }

@@ -11,7 +11,9 @@ fn main() -> ExitCode {
         scumble::term::tty::restore();
         // A panic in a script's native is caught and reported by its cell; this line is for the one that is not.
         if std::thread::current().name() != Some("evaluation") {
-            eprintln!("scumble failed: {info}\nThis is a fault of scumble; please report it with what you did.");
+            eprintln!(
+                "scumble failed: {info}\nThis is a fault of scumble; please report it with what you did."
+            );
         }
     }));
     scumble::script::host::set_memory_probe(|| MEMORY.allocated() as u64);

@@ -126,7 +126,10 @@ impl Session {
     /// Runs a recipe (a built-in name, or a file) with values as typed on the command line.
     /// It has its own variables: those of the session stay as they are.
     pub fn run(&mut self, recipe: &str, args: &[(String, String)]) -> Result<Outcome, Box<Report>> {
-        self.run_recipe(recipe, args).map_err(Box::new)
+        self.run_recipe(recipe, args).map_err(|report| {
+            // A process that ends on a signal saves the latent instead: see `rescue`.
+            Box::new(if self.host.settings().interactive { self.keep_last(report) } else { report })
+        })
     }
 
     fn run_recipe(&mut self, name: &str, args: &[(String, String)]) -> Result<Outcome, Report> {

@@ -22,13 +22,19 @@ pub fn report(settings: &Settings, caps: &Caps) -> String {
     ));
     lines.push(("cpu", format!("{}; {} threads", device::cpu_features().join(" "), threads(settings))));
     let size = |bytes: Option<u64>| bytes.map_or("unknown".into(), |b| types::size(b as usize));
-    lines.push(("memory", format!("{} free of {}", size(device::memory_available()), size(device::memory_limit()))));
+    lines.push((
+        "memory",
+        format!("{} free of {}", size(device::memory_available()), size(device::memory_limit())),
+    ));
     if let Some(limit) = settings.max_memory {
         lines.push(("budget", types::size(limit as usize)));
     }
     let (columns, rows) = tty::size();
     let color = if caps.truecolor { "true color" } else { "256 colors" };
-    lines.push(("terminal", format!("{columns}x{rows}, {color}, TERM={}", std::env::var("TERM").unwrap_or_default())));
+    lines.push((
+        "terminal",
+        format!("{columns}x{rows}, {color}, TERM={}", std::env::var("TERM").unwrap_or_default()),
+    ));
     lines.push(("pictures", format!("{:?}: {}", caps.protocol, caps.reason).to_lowercase()));
     if let Some((w, h)) = caps.cell {
         lines.push(("cell", format!("{w}x{h} pixels")));

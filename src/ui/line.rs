@@ -1,7 +1,7 @@
 //! The line editor's helper: completion, hints, colors, and when input is whole.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use rustyline::completion::{Completer, Pair};
 use rustyline::highlight::{CmdKind, Highlighter};
@@ -19,12 +19,18 @@ use crate::term::style::{Role, Style};
 pub struct LineHelper {
     style: Style,
     snapshot: RefCell<Snapshot>,
+    empty: Cell<bool>,
 }
 
 impl LineHelper {
     /// Colors by `style`.
     pub fn new(style: Style) -> Self {
-        LineHelper { style, snapshot: RefCell::default() }
+        LineHelper { style, snapshot: RefCell::default(), empty: Cell::new(true) }
+    }
+
+    /// Whether the line held no text when it was last looked at.
+    pub fn is_empty(&self) -> bool {
+        self.empty.get()
     }
 
     /// Takes the state of the session after a cell.
@@ -65,6 +71,7 @@ impl Hinter for LineHelper {
     type Hint = Signature;
 
     fn hint(&self, line: &str, pos: usize, _: &Context<'_>) -> Option<Signature> {
+        self.empty.set(line.is_empty());
         if pos < line.len() || meta::is_meta(line) {
             return None;
         }

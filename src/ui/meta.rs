@@ -55,17 +55,62 @@ pub struct Command {
 
 /// All commands, in the order of `:help`.
 pub const COMMANDS: &[Command] = &[
-    Command { name: "help", arguments: "[name]", about: "this list, or the documentation of a name (also ?name)", action: help },
-    Command { name: "run", arguments: "recipe [key=value ...]", about: "run a recipe; :run recipe --help shows its options", action: run },
-    Command { name: "check", arguments: "recipe ...", about: "look for mistakes without running", action: check },
-    Command { name: "vars", arguments: "", about: "variables: type, shape, memory", action: |_| Action::Variables },
+    Command {
+        name: "help",
+        arguments: "[name]",
+        about: "this list, or the documentation of a name (also ?name)",
+        action: help,
+    },
+    Command {
+        name: "run",
+        arguments: "recipe [key=value ...]",
+        about: "run a recipe; :run recipe --help shows its options",
+        action: run,
+    },
+    Command {
+        name: "check",
+        arguments: "recipe ...",
+        about: "look for mistakes without running",
+        action: check,
+    },
+    Command {
+        name: "vars",
+        arguments: "",
+        about: "variables: type, shape, memory",
+        action: |_| Action::Variables,
+    },
     Command { name: "free", arguments: "name ...", about: "forget variables", action: free },
-    Command { name: "save", arguments: "file.rhai", about: "save the cells that worked as a recipe", action: save },
-    Command { name: "hist", arguments: "[text]", about: "earlier input", action: |t| Action::History(t.to_string()) },
-    Command { name: "time", arguments: "expression", about: "evaluate and say how long it took", action: time },
+    Command {
+        name: "save",
+        arguments: "file.rhai",
+        about: "save the cells that worked as a recipe",
+        action: save,
+    },
+    Command {
+        name: "hist",
+        arguments: "[text]",
+        about: "earlier input",
+        action: |t| Action::History(t.to_string()),
+    },
+    Command {
+        name: "time",
+        arguments: "expression",
+        about: "evaluate and say how long it took",
+        action: time,
+    },
     Command { name: "mem", arguments: "", about: "memory held", action: |_| Action::Memory },
-    Command { name: "doctor", arguments: "", about: "device, threads, terminal, folders: what was found and why", action: |_| Action::Doctor },
-    Command { name: "reset", arguments: "", about: "forget all variables and models", action: |_| Action::Reset },
+    Command {
+        name: "doctor",
+        arguments: "",
+        about: "device, threads, terminal, folders: what was found and why",
+        action: |_| Action::Doctor,
+    },
+    Command {
+        name: "reset",
+        arguments: "",
+        about: "forget all variables and models",
+        action: |_| Action::Reset,
+    },
     Command { name: "sh", arguments: "command", about: "run a shell command", action: shell },
     Command { name: "quit", arguments: "", about: "leave (also Ctrl-D)", action: |_| Action::Quit },
 ];
@@ -110,8 +155,11 @@ pub fn parse(line: &str) -> Option<Action> {
 }
 
 fn unknown(word: &str) -> String {
-    let starting: Vec<String> =
-        COMMANDS.iter().filter(|c| !word.is_empty() && c.name.starts_with(word)).map(|c| format!(":{}", c.name)).collect();
+    let starting: Vec<String> = COMMANDS
+        .iter()
+        .filter(|c| !word.is_empty() && c.name.starts_with(word))
+        .map(|c| format!(":{}", c.name))
+        .collect();
     if starting.len() > 1 {
         return format!(":{word} could be {}", starting.join(", "));
     }
@@ -134,7 +182,11 @@ pub fn list() -> String {
 }
 
 fn help(name: &str) -> Action {
-    if name.is_empty() { Action::Print(list()) } else { Action::Help(name.trim_start_matches('?').to_string()) }
+    if name.is_empty() {
+        Action::Print(list())
+    } else {
+        Action::Help(name.trim_start_matches('?').to_string())
+    }
 }
 
 fn run(rest: &str) -> Action {
@@ -204,15 +256,27 @@ fn free(rest: &str) -> Action {
 }
 
 fn save(rest: &str) -> Action {
-    if rest.is_empty() { Action::Wrong("save where? :save name.rhai".into()) } else { Action::Save(rest.to_string()) }
+    if rest.is_empty() {
+        Action::Wrong("save where? :save name.rhai".into())
+    } else {
+        Action::Save(rest.to_string())
+    }
 }
 
 fn time(rest: &str) -> Action {
-    if rest.is_empty() { Action::Wrong("time what? :time expression".into()) } else { Action::Time(rest.to_string()) }
+    if rest.is_empty() {
+        Action::Wrong("time what? :time expression".into())
+    } else {
+        Action::Time(rest.to_string())
+    }
 }
 
 fn shell(rest: &str) -> Action {
-    if rest.is_empty() { Action::Wrong("run what? :sh command".into()) } else { Action::Shell(rest.to_string()) }
+    if rest.is_empty() {
+        Action::Wrong("run what? :sh command".into())
+    } else {
+        Action::Shell(rest.to_string())
+    }
 }
 
 /// Candidates for the word at `pos` of a `:` or `?` line, and where it starts. `None`: not such a line.
@@ -221,7 +285,11 @@ pub fn complete(line: &str, pos: usize, snapshot: &Snapshot) -> Option<(usize, V
     let variables = || snapshot.variables.iter().map(|v| v.0.clone());
     let matching = |all: Vec<String>, typed: &str| all.into_iter().filter(|n| n.starts_with(typed)).collect();
     if let Some(typed) = text.strip_prefix("??").or_else(|| text.strip_prefix('?')) {
-        let all = catalog::all().iter().map(|e| e.name.clone()).chain(variables()).collect::<std::collections::BTreeSet<_>>();
+        let all = catalog::all()
+            .iter()
+            .map(|e| e.name.clone())
+            .chain(variables())
+            .collect::<std::collections::BTreeSet<_>>();
         return Some((pos - typed.len(), matching(all.into_iter().collect(), typed)));
     }
     let rest = text.strip_prefix(':')?;
@@ -230,7 +298,9 @@ pub fn complete(line: &str, pos: usize, snapshot: &Snapshot) -> Option<(usize, V
     };
     let typed = arguments.rsplit(' ').next().unwrap_or_default();
     let all = match command {
-        "run" | "check" if !arguments.contains(' ') || command == "check" => recipes::names().into_iter().map(String::from).collect(),
+        "run" | "check" if !arguments.contains(' ') || command == "check" => {
+            recipes::names().into_iter().map(String::from).collect()
+        }
         "run" => {
             let recipe = arguments.split(' ').next().unwrap_or_default();
             let specs = recipes::find(recipe).map(|r| r.specs).unwrap_or_default();
@@ -253,7 +323,9 @@ mod tests {
         assert_eq!(parse(":v"), Some(Action::Variables));
         assert_eq!(parse("  :quit "), Some(Action::Quit));
         assert_eq!(parse(":free a b"), Some(Action::Free("a b".into())));
-        assert!(matches!(parse(":r"), Some(Action::Wrong(why)) if why.contains(":run") && why.contains(":reset")));
+        assert!(
+            matches!(parse(":r"), Some(Action::Wrong(why)) if why.contains(":run") && why.contains(":reset"))
+        );
         assert!(matches!(parse(":vras"), Some(Action::Wrong(why)) if why.contains("did you mean :vars")));
         assert_eq!(parse("let x = 1"), None);
         assert_eq!(parse("?blend"), Some(Action::Help("blend".into())));
@@ -266,10 +338,15 @@ mod tests {
         let pairs = |k: &str, v: &str| (k.to_string(), v.to_string());
         assert_eq!(
             parse(r#":run magicmix content="a lion" layout='x y.png' nu=0.5"#),
-            Some(Action::Run("magicmix".into(), vec![pairs("content", "a lion"), pairs("layout", "x y.png"), pairs("nu", "0.5")]))
+            Some(Action::Run(
+                "magicmix".into(),
+                vec![pairs("content", "a lion"), pairs("layout", "x y.png"), pairs("nu", "0.5")]
+            ))
         );
         assert!(matches!(parse(":run magicmix nu"), Some(Action::Wrong(why)) if why.contains("key=value")));
-        assert!(matches!(parse(":run magicmix a=\"b"), Some(Action::Wrong(why)) if why.contains("not closed")));
+        assert!(
+            matches!(parse(":run magicmix a=\"b"), Some(Action::Wrong(why)) if why.contains("not closed"))
+        );
         assert_eq!(parse(":run sdedit --help"), Some(Action::RecipeHelp("sdedit".into())));
     }
 

@@ -145,6 +145,9 @@ mod tests {
     #[test]
     fn durations_for_people() {
         let text = |s: f64| duration(Duration::from_secs_f64(s));
-        assert_eq!([text(0.42), text(12.3), text(200.0), text(7500.0)], ["0.4 s", "12 s", "3 min 20 s", "2 h 5 min"]);
+        assert_eq!(
+            [text(0.42), text(12.3), text(200.0), text(7500.0)],
+            ["0.4 s", "12 s", "3 min 20 s", "2 h 5 min"]
+        );
     }
 }

@@ -6,8 +6,8 @@ use std::time::Instant;
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{
-    Cmd, ColorMode, CompletionType, Config, ConditionalEventHandler, Editor, Event, EventContext, EventHandler, KeyCode,
-    KeyEvent, Modifiers, RepeatCount,
+    Cmd, ColorMode, CompletionType, ConditionalEventHandler, Config, Editor, Event, EventContext,
+    EventHandler, KeyCode, KeyEvent, Modifiers, RepeatCount,
 };
 
 use super::interrupt::Interrupts;
@@ -81,8 +81,12 @@ impl<'a> Repl<'a> {
             .build();
         let mut editor = LineEditor::with_config(config)?;
         editor.set_helper(Some(LineHelper::new(reporter.style)));
-        editor.bind_sequence(KeyEvent::new('\r', Modifiers::NONE), EventHandler::Conditional(Box::new(Indent)));
-        editor.bind_sequence(KeyEvent(KeyCode::Enter, Modifiers::NONE), EventHandler::Conditional(Box::new(Indent)));
+        editor
+            .bind_sequence(KeyEvent::new('\r', Modifiers::NONE), EventHandler::Conditional(Box::new(Indent)));
+        editor.bind_sequence(
+            KeyEvent(KeyCode::Enter, Modifiers::NONE),
+            EventHandler::Conditional(Box::new(Indent)),
+        );
         editor.bind_sequence(KeyEvent::alt('\r'), Cmd::Newline);
         let history = history_file();
         if let Some(file) = &history {
@@ -97,13 +101,11 @@ impl<'a> Repl<'a> {
         self.banner();
         self.init();
         let mut initial = typed_ahead.to_string();
-        let mut asked_to_leave = false;
         loop {
             let line = self.editor.readline_with_initial(PROMPT, (&initial, ""));
             initial.clear();
             match line {
                 Ok(line) => {
-                    asked_to_leave = false;
                     let line = unpaste(&line);
                     if line.trim().is_empty() {
                         continue;
@@ -114,11 +116,10 @@ impl<'a> Repl<'a> {
                     }
                 }
                 Err(ReadlineError::Interrupted) => {
-                    if asked_to_leave {
-                        continue;
+                    // With text on the line, Ctrl-C throws the text away and nothing more.
+                    if self.editor.helper().is_some_and(LineHelper::is_empty) {
+                        self.reporter.remark(Role::Dim, "Ctrl-D or :quit leaves");
                     }
-                    asked_to_leave = true;
-                    self.reporter.remark(Role::Dim, "Ctrl-D or :quit leaves");
                 }
                 Err(ReadlineError::Eof) => return 0,
                 Err(ReadlineError::Signal(_)) => {}
@@ -132,11 +133,20 @@ impl<'a> Repl<'a> {
     }
 
     fn banner(&mut self) {
-        let device = crate::engine::device::open(&self.settings.device).map_or_else(|e| e.to_string(), |d| d.1);
-        let pictures = self.reporter.caps().map_or("none".into(), |c| format!("{:?}", c.protocol).to_lowercase());
-        let first = format!("scumble {}  {device}  model {}  pictures: {pictures}", env!("CARGO_PKG_VERSION"), self.settings.model);
+        let device =
+            crate::engine::device::open(&self.settings.device).map_or_else(|e| e.to_string(), |d| d.1);
+        let pictures =
+            self.reporter.caps().map_or("none".into(), |c| format!("{:?}", c.protocol).to_lowercase());
+        let first = format!(
+            "scumble {}  {device}  model {}  pictures: {pictures}",
+            env!("CARGO_PKG_VERSION"),
+            self.settings.model
+        );
         self.reporter.remark(Role::Good, &first);
-        self.reporter.remark(Role::Dim, "?name explains, Tab completes, :help lists commands, :run magicmix mixes a picture");
+        self.reporter.remark(
+            Role::Dim,
+            "?name explains, Tab completes, :help lists commands, :run magicmix mixes a picture",
+        );
     }
 
     fn init(&mut self) {
@@ -243,17 +253,21 @@ impl<'a> Repl<'a> {
         let width = list.iter().map(|v| v.name.len()).max().unwrap_or(0);
         for v in &list {
             let size = if v.bytes > 0 { types::size(v.bytes) } else { String::new() };
-            let detail: String = v.detail.chars().take(usize::from(tty::size().0).saturating_sub(width + 14)).collect();
+            let detail: String =
+                v.detail.chars().take(usize::from(tty::size().0).saturating_sub(width + 14)).collect();
             self.reporter.out(&format!("{:width$}  {size:>9}  {detail}", v.name));
         }
     }
 
     fn free(&mut self, names: &str) {
         for name in names.split_whitespace() {
-            if let Ok((Answer::Freed(found), snapshot)) = self.worker.call(Request::Free(name.to_string()), |_| {}) {
+            if let Ok((Answer::Freed(found), snapshot)) =
+                self.worker.call(Request::Free(name.to_string()), |_| {})
+            {
                 self.update(snapshot);
                 if !found {
-                    self.reporter.remark(Role::Warn, &format!("there is no variable {name}; :vars lists them"));
+                    self.reporter
+                        .remark(Role::Warn, &format!("there is no variable {name}; :vars lists them"));
                 }
             }
         }
@@ -265,13 +279,18 @@ impl<'a> Repl<'a> {
         if cells.is_empty() {
             return self.reporter.remark(Role::Warn, "no cell has worked yet: there is nothing to save");
         }
-        let path = PathBuf::from(if path.ends_with(".rhai") { path.to_string() } else { format!("{path}.rhai") });
+        let path =
+            PathBuf::from(if path.ends_with(".rhai") { path.to_string() } else { format!("{path}.rhai") });
         let text: String = cells.iter().map(|c| format!("{}\n", terminated(c))).collect();
-        let written = std::fs::File::create_new(&path).and_then(|mut f| std::io::Write::write_all(&mut f, text.as_bytes()));
+        let written = std::fs::File::create_new(&path)
+            .and_then(|mut f| std::io::Write::write_all(&mut f, text.as_bytes()));
         match written {
-            Ok(()) => self.reporter.remark(Role::Good, &format!("{} cells saved: scumble run {}", cells.len(), path.display())),
+            Ok(()) => self
+                .reporter
+                .remark(Role::Good, &format!("{} cells saved: scumble run {}", cells.len(), path.display())),
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                self.reporter.remark(Role::Warn, &format!("{} is there already: choose another name", path.display()));
+                self.reporter
+                    .remark(Role::Warn, &format!("{} is there already: choose another name", path.display()));
             }
             Err(e) => self.reporter.remark(Role::Error, &format!("{}: {e}", path.display())),
         }
@@ -287,7 +306,10 @@ impl<'a> Repl<'a> {
         let width = usize::from(tty::size().0).min(100);
         match catalog::help(name, width) {
             Some(text) => self.reporter.out(text.trim_end()),
-            None => self.reporter.remark(Role::Warn, &format!("nothing is called \"{name}\"; ?two words searches all documentation")),
+            None => self.reporter.remark(
+                Role::Warn,
+                &format!("nothing is called \"{name}\"; ?two words searches all documentation"),
+            ),
         }
     }
 
@@ -307,14 +329,17 @@ impl<'a> Repl<'a> {
     fn memory(&mut self) {
         let held = host::allocated().map_or("unknown".into(), |b| types::size(b as usize));
         let limit = self.settings.max_memory.map_or("none".into(), |b| types::size(b as usize));
-        let free = crate::engine::device::memory_available().map_or("unknown".into(), |b| types::size(b as usize));
+        let free =
+            crate::engine::device::memory_available().map_or("unknown".into(), |b| types::size(b as usize));
         self.reporter.out(&format!("held {held}, budget {limit}, free on this machine {free}"));
     }
 
     fn shell(&mut self, command: &str) {
         let shell = std::env::var("SHELL").unwrap_or_else(|_| "/bin/sh".into());
         match std::process::Command::new(shell).arg("-c").arg(command).status() {
-            Ok(status) if !status.success() => self.reporter.remark(Role::Warn, &format!("the command ended with {status}")),
+            Ok(status) if !status.success() => {
+                self.reporter.remark(Role::Warn, &format!("the command ended with {status}"))
+            }
             Ok(_) => {}
             Err(e) => self.reporter.remark(Role::Error, &e.to_string()),
         }

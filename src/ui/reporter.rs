@@ -47,8 +47,25 @@ pub struct Reporter {
 
 impl Reporter {
     /// `caps` is what the terminal can show (`None`: no pictures); `quiet` drops progress and remarks.
-    pub fn new(mode: Mode, style: Style, style_err: Style, quiet: bool, caps: Option<Caps>, log: Option<File>) -> Self {
-        Reporter { mode, style, style_err, quiet, caps, progress: Progress::default(), line_open: false, log, closed: false }
+    pub fn new(
+        mode: Mode,
+        style: Style,
+        style_err: Style,
+        quiet: bool,
+        caps: Option<Caps>,
+        log: Option<File>,
+    ) -> Self {
+        Reporter {
+            mode,
+            style,
+            style_err,
+            quiet,
+            caps,
+            progress: Progress::default(),
+            line_open: false,
+            log,
+            closed: false,
+        }
     }
 
     /// How output is meant to be read.
@@ -124,8 +141,8 @@ impl Reporter {
         self.err(&painted);
     }
 
-    /// Ends the progress line with a summary, if one was shown.
-    pub fn finish(&mut self) {
+    /// Ends the progress line with a summary, if one was shown; says whether.
+    pub fn finish(&mut self) -> bool {
         let shown = self.progress.shown();
         self.clear_progress();
         if shown && self.mode == Mode::Terminal {
@@ -133,6 +150,7 @@ impl Reporter {
             self.remark(Role::Dim, &text);
         }
         self.progress = Progress::default();
+        shown
     }
 
     /// A line on stdout. A closed pipe is remembered, never an error: results are in files.
@@ -178,11 +196,16 @@ impl Reporter {
     }
 
     fn picture(&mut self, picture: &RgbImage, caption: &str) {
-        let Some(caps) = self.caps.as_ref().filter(|_| self.mode == Mode::Terminal && !self.closed) else { return };
+        let Some(caps) = self.caps.as_ref().filter(|_| self.mode == Mode::Terminal && !self.closed) else {
+            return;
+        };
         let caps = caps.clone();
         self.clear_progress();
         let (columns, rows) = tty::size();
-        let bounds = Bounds { columns: columns.saturating_sub(1).clamp(1, 60), rows: rows.saturating_sub(4).clamp(1, 20) };
+        let bounds = Bounds {
+            columns: columns.saturating_sub(1).clamp(1, 60),
+            rows: rows.saturating_sub(4).clamp(1, 20),
+        };
         if graphics::show(&mut io::stdout(), &caps, picture, bounds).is_err() {
             self.closed = true;
         }
@@ -223,7 +246,9 @@ impl Reporter {
 
 fn event_json(event: &Event) -> Value {
     match event {
-        Event::Step { label, done, total } => json!({"event": "step", "label": label, "done": done, "total": total}),
+        Event::Step { label, done, total } => {
+            json!({"event": "step", "label": label, "done": done, "total": total})
+        }
         Event::Print(text) => json!({"event": "print", "text": text}),
         Event::Warn(text) => json!({"event": "note", "text": text}),
         Event::Picture { picture, caption } => {

@@ -32,8 +32,12 @@ pub fn run(worker: &Worker, interrupts: &Interrupts, reporter: &mut Reporter, re
     let finished = if sent { follow(worker, interrupts, reporter) } else { gone(reporter) };
     drop(quiet);
     interrupts.end();
-    reporter.finish();
-    if reporter.mode() == Mode::Terminal && started.elapsed() > Duration::from_secs(1) && finished.code == 0 {
+    let told = reporter.finish();
+    if !told
+        && reporter.mode() == Mode::Terminal
+        && started.elapsed() > Duration::from_secs(1)
+        && finished.code == 0
+    {
         let text = super::progress::duration(started.elapsed());
         reporter.remark(Role::Dim, &text);
     }
@@ -92,8 +96,9 @@ pub fn rescue(worker: &Worker, reporter: &mut Reporter) {
 }
 
 fn gone(reporter: &mut Reporter) -> Finished {
-    let report = Report::new("internal", "the evaluation thread ended: a fault of scumble, not of the script")
-        .hint("start again; please report it with what you ran");
+    let report =
+        Report::new("internal", "the evaluation thread ended: a fault of scumble, not of the script")
+            .hint("start again; please report it with what you ran");
     reporter.report(&report);
     Finished { code: 1, snapshot: None }
 }

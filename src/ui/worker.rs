@@ -144,7 +144,7 @@ fn serve(settings: &Settings, cancel: &Cancel, inbox: &Receiver<Request>, outbox
                 session = fresh();
                 Answer::Ready
             }
-            Request::Rescue => Answer::Rescued(None),
+            Request::Rescue => Answer::Rescued(session.rescue()),
         };
         if outbox.send(Message::Answer(answer, session.snapshot())).is_err() {
             return;

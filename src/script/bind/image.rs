@@ -186,8 +186,9 @@ pub fn register(r: &mut Registry) {
     .bind(move |picture: Pictures, _o: Options| -> Result<()> {
         let sheet = sheet(&picture)?;
         let name = host.running.borrow().name.clone();
-        let path = write(&host, "finish", &sheet, Path::new(&format!("{name}.png")))?;
-        host.show(sheet, path.display().to_string());
+        // Shown first: a disk that is full still leaves the picture on the screen, and the path is the last line.
+        host.show(Arc::clone(&sheet), "");
+        write(&host, "finish", &sheet, Path::new(&format!("{name}.png")))?;
         Ok(())
     });
     r.def("grid(list)", "Lays pictures out as one: row by row, with labels under them if given.")

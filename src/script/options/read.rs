@@ -59,7 +59,10 @@ impl Recipe {
                     ));
                 }
                 _ => {
-                    return Err(at(position, literal("options takes the arguments and a literal map", shape)));
+                    return Err(at(
+                        position,
+                        literal("options takes the arguments and a literal map", shape),
+                    ));
                 }
             };
             for (key, expr) in fields {
