@@ -55,9 +55,35 @@ impl Grid {
     }
 }
 
+/// Rows per call where `b` needs no packing: the `gemm` crate starts to pack it above 8 registers' worth of rows.
+const UNPACKED_ROWS: usize = 48;
+
 /// `dst = scale · a · b`, or `dst += scale · a · b` where `add` is set, on the calling thread.
 /// Fails where a matrix reaches over its slice, or the shapes do not fit together.
 pub fn gemm<T: Element>(
+    dst: (&mut [T], Grid),
+    add: bool,
+    scale: T,
+    a: (&[T], Grid),
+    b: (&[T], Grid),
+) -> Result<()> {
+    let ((dst, d), (a, ga)) = (dst, a);
+    // Whole registers of contiguous columns: rows block by block, so that `b` is read in place and stays in cache.
+    let in_place =
+        d.col_step == 1 && b.1.col_step == 1 && d.cols.is_multiple_of(16) && d.rows > UNPACKED_ROWS;
+    if !in_place || !d.fits(dst.len()) || !ga.fits(a.len()) || ga.rows != d.rows {
+        return whole((dst, d), add, scale, (a, ga), b);
+    }
+    for first in (0..d.rows).step_by(UNPACKED_ROWS) {
+        let rows = UNPACKED_ROWS.min(d.rows - first);
+        let dst = (&mut dst[first * d.row_step..], Grid { rows, ..d });
+        whole(dst, add, scale, (&a[first * ga.row_step..], Grid { rows, ..ga }), b)?;
+    }
+    Ok(())
+}
+
+/// [`gemm`] in one call.
+fn whole<T: Element>(
     dst: (&mut [T], Grid),
     add: bool,
     scale: T,
@@ -120,7 +146,9 @@ mod tests {
 
     #[test]
     fn agrees_with_three_loops() {
-        for (m, n, k) in [(1, 1, 1), (3, 5, 7), (65, 20, 33), (1, 40, 9), (40, 1, 9), (4, 4, 0)] {
+        for (m, n, k) in
+            [(1, 1, 1), (3, 5, 7), (65, 20, 33), (130, 32, 17), (1, 40, 9), (40, 1, 9), (4, 4, 0)]
+        {
             let (a, b) = (numbers(m * k), numbers(k * n));
             let want = naive(m, n, k, &a, &b);
             let mut got = vec![1.0; m * n];

@@ -69,21 +69,21 @@ pub fn dispatch<Op: pulp::WithSimd>(op: Op) -> Op::Output {
     op.with_simd(pulp::Scalar)
 }
 
-/// Declares a function whose body is compiled for every level: the arguments name the lifetime `'a` themselves,
+/// Declares a function whose body is compiled for every level: the arguments name the lifetimes `'a` and `'b: 'a` themselves,
 /// everything that the body calls must be `#[inline(always)]`.
 macro_rules! vectorized {
-    ($(#[$meta:meta])* pub fn $name:ident<$t:ident $(, $f:ident: $bound:path)?>(
+    ($(#[$meta:meta])* $vis:vis fn $name:ident<$t:ident $(, $f:ident: $bound:path)?>(
         $($arg:ident: $ty:ty),* $(,)?
     ) -> $ret:ty $body:block) => {
         $(#[$meta])*
-        #[allow(clippy::too_many_arguments)]
-        pub fn $name<'a, $t: $crate::engine::ops::math::Element $(, $f: $bound)?>($($arg: $ty),*) -> $ret {
-            struct Call<'a, $t: $crate::engine::ops::math::Element $(, $f: $bound)?> {
+        #[allow(clippy::too_many_arguments, clippy::extra_unused_lifetimes)]
+        $vis fn $name<'a, 'b: 'a, $t: $crate::engine::ops::math::Element $(, $f: $bound)?>($($arg: $ty),*) -> $ret {
+            struct Call<'a, 'b: 'a, $t: $crate::engine::ops::math::Element $(, $f: $bound)?> {
                 $($arg: $ty,)*
-                marker: std::marker::PhantomData<(&'a $t, $($f)?)>,
+                marker: std::marker::PhantomData<(&'a $t, &'b $t, $($f)?)>,
             }
-            impl<'a, $t: $crate::engine::ops::math::Element $(, $f: $bound)?> pulp::WithSimd
-                for Call<'a, $t $(, $f)?>
+            impl<'a, 'b: 'a, $t: $crate::engine::ops::math::Element $(, $f: $bound)?> pulp::WithSimd
+                for Call<'a, 'b, $t $(, $f)?>
             {
                 type Output = $ret;
                 #[inline(always)]
@@ -92,7 +92,7 @@ macro_rules! vectorized {
                     $body
                 }
             }
-            $crate::engine::ops::simd::dispatch(Call::<'a, $t $(, $f)?> {
+            $crate::engine::ops::simd::dispatch(Call::<'a, 'b, $t $(, $f)?> {
                 $($arg,)*
                 marker: std::marker::PhantomData,
             })

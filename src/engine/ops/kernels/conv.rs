@@ -103,7 +103,10 @@ impl Tiles {
             let pictures = (columns / positions).clamp(1, s.n);
             Tiles { pictures, positions, across: 1, count: s.n.div_ceil(pictures) }
         } else {
-            let part = positions.div_ceil(positions.div_ceil(columns)).next_multiple_of(16);
+            // Whole rows of outputs where they are short, whole registers otherwise.
+            let unit =
+                if s.output[2] <= 64 && s.output[2].is_power_of_two() { s.output[2].max(16) } else { 16 };
+            let part = positions.div_ceil(positions.div_ceil(columns)).next_multiple_of(unit);
             let across = positions.div_ceil(part);
             Tiles { pictures: 1, positions: part, across, count: s.n * across }
         }
@@ -130,60 +133,109 @@ impl Tiles {
 /// Columns that a tile should have for sums of `depth` terms and `rows` results per column.
 fn columns(depth: usize, rows: usize) -> usize {
     let by_work = TASK / (2 * depth.max(1) * rows.max(1));
-    let by_cache = (UNROLLED / depth.max(1)).max(96);
-    by_work.clamp(96, 512).min(by_cache) / 48 * 48
+    let by_cache = (UNROLLED / depth.max(1)).max(64);
+    by_work.clamp(64, 512).min(by_cache) / 64 * 64
 }
 
-/// Range of the outputs `0..len` whose tap lies inside the input: `0 <= o · stride + tap - before < size`.
-fn inside(len: usize, stride: usize, tap: usize, before: usize, size: usize) -> Range<usize> {
-    let from = before.saturating_sub(tap).div_ceil(stride).min(len);
-    let to = (size + before).saturating_sub(tap).div_ceil(stride).min(len);
-    from..to.max(from)
+/// The part of one input plane that a tile's positions of one picture reach, padding included: `rows` rows of
+/// `width`, the first of them `top` rows below the upper edge of the padded plane.
+#[derive(Clone, Copy)]
+struct Band {
+    top: usize,
+    rows: usize,
+    width: usize,
 }
 
-/// The runs of a tile's positions that lie in one output row: calls `f(column, oy, ox, length)`.
-fn runs(tile: Tile, width: usize, mut f: impl FnMut(usize, usize, usize, usize)) {
-    let mut column = 0;
-    while column < tile.positions {
-        let position = tile.first + column;
-        let (oy, ox) = (position / width, position % width);
-        let length = (width - ox).min(tile.positions - column);
-        f(column, oy, ox, length);
-        column += length;
+impl Band {
+    fn new(s: &Sizes, tile: Tile) -> Self {
+        let ow = s.output[2];
+        let (first, last) = (tile.first / ow, (tile.first + tile.positions - 1) / ow);
+        let width = s.input[2] + s.padding.left + s.padding.right;
+        Band { top: first * s.stride, rows: (last - first) * s.stride + s.kernel[0], width }
+    }
+
+    fn len(&self) -> usize {
+        self.rows * self.width
+    }
+
+    /// Rows of the band that are rows of the plane: (band row, plane row).
+    fn inside(self, s: &Sizes) -> impl Iterator<Item = (usize, usize)> {
+        let (before, h) = (s.padding.top, s.input[1]);
+        (0..self.rows).filter_map(move |r| {
+            let y = (self.top + r).checked_sub(before)?;
+            (y < h).then_some((r, y))
+        })
     }
 }
 
-/// Unrolls the tile's input for some channels: row `(channel, ky, kx)`, column (picture, position).
-fn unroll<T: Element>(s: &Sizes, x: &[T], tile: Tile, channels: Range<usize>, out: &mut [T]) {
-    let [ic, h, w] = s.input;
-    let columns = tile.columns();
-    let mut rows = out.chunks_exact_mut(columns);
-    for channel in channels {
-        for ky in 0..s.kernel[0] {
-            let rows_inside = inside(s.output[1], s.stride, ky, s.padding.top, h);
-            for (kx, row) in (0..s.kernel[1]).zip(&mut rows) {
-                let cols_inside = inside(s.output[2], s.stride, kx, s.padding.left, w);
-                for (p, out) in row.chunks_exact_mut(tile.positions).enumerate() {
-                    let plane = &x[((tile.picture + p) * ic + channel) * h * w..][..h * w];
-                    runs(tile, s.output[2], |column, oy, ox, length| {
+/// The runs of a tile's positions that lie in one output row: calls `f(column, row of outputs in the tile, ox, length)`.
+#[inline(always)]
+fn runs(tile: Tile, width: usize, mut f: impl FnMut(usize, usize, usize, usize)) {
+    let (mut column, mut row, mut ox) = (0, 0, tile.first % width);
+    while column < tile.positions {
+        let length = (width - ox).min(tile.positions - column);
+        f(column, row, ox, length);
+        column += length;
+        (row, ox) = (row + 1, 0);
+    }
+}
+
+/// `N` numbers at once, where there are as many: one or two registers instead of a call to memmove.
+#[inline(always)]
+fn copy_exactly<T: Copy, const N: usize>(out: &mut [T], from: &[T]) -> bool {
+    match (out.first_chunk_mut::<N>(), from.first_chunk::<N>()) {
+        (Some(out), Some(from)) => {
+            *out = *from;
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Copies a run; the widths of small pictures without a call.
+#[inline(always)]
+fn copy_run<T: Copy>(out: &mut [T], from: &[T]) {
+    let done = match out.len() {
+        2 => copy_exactly::<T, 2>(out, from),
+        4 => copy_exactly::<T, 4>(out, from),
+        8 => copy_exactly::<T, 8>(out, from),
+        16 => copy_exactly::<T, 16>(out, from),
+        32 => copy_exactly::<T, 32>(out, from),
+        _ => false,
+    };
+    if !done {
+        out.copy_from_slice(from);
+    }
+}
+
+vectorized! {
+    /// Unrolls the tile's input for some channels: row `(channel, ky, kx)`, column (picture, position).
+    /// `band` is scratch memory for one [`Band`].
+    fn unroll_into<T>(
+        s: &'a Sizes, x: &'a [T], tile: Tile, channels: Range<usize>, out: &'a mut [T], memory: &'a mut [T],
+    ) -> () {
+        let [ic, h, w] = s.input;
+        let columns = tile.columns();
+        let band = Band::new(s, tile);
+        let memory = &mut memory[..band.len()];
+        // The frame of zeros stays when the inside is overwritten channel by channel.
+        memory.fill(T::zero());
+        for (channel, out) in channels.zip(out.chunks_exact_mut(s.taps() * columns)) {
+            for p in 0..tile.pictures {
+                let plane = &x[((tile.picture + p) * ic + channel) * h * w..][..h * w];
+                for (r, y) in band.inside(s) {
+                    copy_run(&mut memory[r * band.width + s.padding.left..][..w], &plane[y * w..][..w]);
+                }
+                for (tap, out) in out.chunks_exact_mut(columns).enumerate() {
+                    let out = &mut out[p * tile.positions..][..tile.positions];
+                    let shifted = &memory[tap / s.kernel[1] * band.width + tap % s.kernel[1]..];
+                    runs(tile, s.output[2], |column, row, ox, length| {
                         let out = &mut out[column..column + length];
-                        if !rows_inside.contains(&oy) {
-                            return out.fill(T::zero());
-                        }
-                        let line = &plane[(oy * s.stride + ky - s.padding.top) * w..][..w];
-                        let from = cols_inside.start.clamp(ox, ox + length);
-                        let to = cols_inside.end.clamp(from, ox + length);
-                        out[..from - ox].fill(T::zero());
-                        out[to - ox..].fill(T::zero());
-                        if from == to {
-                            return;
-                        }
-                        let out = &mut out[from - ox..to - ox];
-                        let line = &line[from * s.stride + kx - s.padding.left..];
+                        let from = &shifted[row * s.stride * band.width + ox * s.stride..];
                         if s.stride == 1 {
-                            out.copy_from_slice(&line[..out.len()]);
+                            copy_run(out, &from[..length]);
                         } else {
-                            for (out, v) in out.iter_mut().zip(line.iter().step_by(s.stride)) {
+                            for (out, v) in out.iter_mut().zip(from.iter().step_by(s.stride)) {
                                 *out = *v;
                             }
                         }
@@ -194,34 +246,47 @@ fn unroll<T: Element>(s: &Sizes, x: &[T], tile: Tile, channels: Range<usize>, ou
     }
 }
 
-/// Adds unrolled columns of some channels back to where they came from: the reverse of [`unroll`].
-/// `planes[(picture, channel)]` are the planes of the tile's pictures, channel by channel within a picture.
-fn roll<T: Element>(s: &Sizes, columns: &[T], tile: Tile, channels: usize, planes: &mut [&mut [T]]) {
-    let [_, h, w] = s.input;
-    let mut rows = columns.chunks_exact(tile.columns());
-    for channel in 0..channels {
-        for ky in 0..s.kernel[0] {
-            let rows_inside = inside(s.output[1], s.stride, ky, s.padding.top, h);
-            for (kx, row) in (0..s.kernel[1]).zip(&mut rows) {
-                let cols_inside = inside(s.output[2], s.stride, kx, s.padding.left, w);
-                for (p, from_row) in row.chunks_exact(tile.positions).enumerate() {
-                    let plane = &mut *planes[p * channels + channel];
-                    runs(tile, s.output[2], |column, oy, ox, length| {
-                        if !rows_inside.contains(&oy) {
-                            return;
-                        }
-                        let from = cols_inside.start.clamp(ox, ox + length);
-                        let to = cols_inside.end.clamp(from, ox + length);
-                        if from == to {
-                            return;
-                        }
-                        let values = &from_row[column + from - ox..column + to - ox];
-                        let line = &mut plane[(oy * s.stride + ky - s.padding.top) * w..][..w];
-                        let line = &mut line[from * s.stride + kx - s.padding.left..];
-                        for (sum, v) in line.iter_mut().step_by(s.stride).zip(values) {
-                            *sum += *v;
+/// [`unroll_into`] with scratch memory of its own.
+fn unroll<T: Element>(s: &Sizes, x: &[T], tile: Tile, channels: Range<usize>, out: &mut [T]) {
+    with_scratch(Band::new(s, tile).len(), |memory| unroll_into(s, x, tile, channels, out, memory));
+}
+
+vectorized! {
+    /// Adds unrolled columns of some channels back to where they came from: the reverse of [`unroll_into`].
+    /// `planes[(picture, channel)]` are the planes of the tile's pictures, channel by channel within a picture.
+    fn roll_into<T>(
+        s: &'a Sizes, columns: &'a [T], tile: Tile, planes: &'a mut [&'b mut [T]], memory: &'a mut [T],
+    ) -> () {
+        let w = s.input[2];
+        let channels = planes.len() / tile.pictures;
+        let band = Band::new(s, tile);
+        let memory = &mut memory[..band.len()];
+        for (channel, from) in columns.chunks_exact(s.taps() * tile.columns()).enumerate() {
+            for p in 0..tile.pictures {
+                memory.fill(T::zero());
+                for (tap, from) in from.chunks_exact(tile.columns()).enumerate() {
+                    let from = &from[p * tile.positions..][..tile.positions];
+                    let shifted = &mut memory[tap / s.kernel[1] * band.width + tap % s.kernel[1]..];
+                    runs(tile, s.output[2], |column, row, ox, length| {
+                        let sums = &mut shifted[row * s.stride * band.width + ox * s.stride..];
+                        let from = &from[column..column + length];
+                        if s.stride == 1 {
+                            for (sum, v) in sums.iter_mut().zip(from) {
+                                *sum += *v;
+                            }
+                        } else {
+                            for (sum, v) in sums.iter_mut().step_by(s.stride).zip(from) {
+                                *sum += *v;
+                            }
                         }
                     });
+                }
+                let plane = &mut *planes[p * channels + channel];
+                for (r, y) in band.inside(s) {
+                    let sums = &memory[r * band.width + s.padding.left..][..w];
+                    for (plane, v) in plane[y * w..][..w].iter_mut().zip(sums) {
+                        *plane += *v;
+                    }
                 }
             }
         }
@@ -314,23 +379,38 @@ fn unrolled<T: Element>(s: &Sizes, x: &[T], tiles: &Tiles) -> Result<(Vec<T>, Ve
     Ok((all, starts))
 }
 
-/// `dy` of a tile as a matrix `[o, columns]`: in place for one picture, gathered into `scratch` for several.
+/// Where the gradients of a tile lie as a matrix `[o, columns]`: in place where a tile is a part of one picture, in
+/// `gathered` (see [`gather`]) where it holds several.
 fn gradient_columns<'a, T: Element>(
     s: &Sizes,
     dy: &'a [T],
+    gathered: &'a [T],
     tile: Tile,
-    scratch: &'a mut [T],
 ) -> (&'a [T], Grid) {
     let (o, positions, columns) = (s.output[0], s.positions(), tile.columns());
-    if tile.pictures == 1 {
+    if gathered.is_empty() {
         return (&dy[tile.picture * o * positions + tile.first..], Grid::rows(o, columns, positions));
     }
-    for (row, out) in scratch.chunks_exact_mut(columns).take(o).enumerate() {
-        for (p, out) in out.chunks_exact_mut(positions).enumerate() {
-            out.copy_from_slice(&dy[((tile.picture + p) * o + row) * positions..][..positions]);
+    (&gathered[tile.picture * o * positions..], Grid::rows(o, columns, columns))
+}
+
+/// For tiles of several pictures: the gradients of every tile as a matrix `[o, columns]`, one after the other.
+fn gather<T: Element>(s: &Sizes, dy: &[T], tiles: &Tiles) -> Vec<T> {
+    if tiles.pictures == 1 {
+        return Vec::new();
+    }
+    let (o, positions) = (s.output[0], s.positions());
+    let mut out = vec![T::zero(); dy.len()];
+    let each = tiles.pictures * o * positions;
+    for (dy, out) in dy.chunks(each).zip(out.chunks_mut(each)) {
+        let pictures = dy.len() / (o * positions);
+        for (row, out) in out.chunks_exact_mut(pictures * positions).enumerate() {
+            for (p, out) in out.chunks_exact_mut(positions).enumerate() {
+                copy_run(out, &dy[(p * o + row) * positions..][..positions]);
+            }
         }
     }
-    (scratch, Grid::rows(o, columns, columns))
+    out
 }
 
 /// Gradient for the input.
@@ -342,6 +422,7 @@ pub fn back_input<T: Element>(s: &Sizes, dy: &[T], weight: &[T]) -> Result<Vec<T
     }
     // Tasks own whole planes: a group of pictures, a slice of input channels.
     let tiles = Tiles::new(s, 192.max(columns(taps * 16, o)));
+    let gathered = gather(s, dy, &tiles);
     let groups = s.n.div_ceil(tiles.pictures);
     let per_channel = 2 * taps * o * s.positions() * tiles.pictures;
     let columns = tiles.positions * tiles.pictures;
@@ -354,21 +435,20 @@ pub fn back_input<T: Element>(s: &Sizes, dy: &[T], weight: &[T]) -> Result<Vec<T
     let tasks: Vec<_> = planes.into_iter().enumerate().collect();
     parallel::run(tasks, s.nanos(), |(index, mut planes)| {
         let (group, first) = (index / slices, index % slices * height);
-        let channels = height.min(i - first);
-        let rows = channels * taps;
+        let rows = height.min(i - first) * taps;
         with_scratch(rows * columns, |unrolled| {
-            with_scratch(if tiles.pictures > 1 { o * columns } else { 0 }, |scratch| {
-                for part in 0..tiles.across {
-                    let tile = tiles.at(s, group * tiles.across + part);
-                    let dy = gradient_columns(s, dy, tile, scratch);
-                    let columns = tile.columns();
-                    let unrolled = &mut unrolled[..rows * columns];
-                    let weight = (&weight[first * taps..], Grid::rows(o, rows, depth).t());
-                    gemm((&mut *unrolled, Grid::rows(rows, columns, columns)), false, T::one(), weight, dy)?;
-                    roll(s, unrolled, tile, channels, &mut planes);
-                }
-                Ok(())
-            })
+            for part in 0..tiles.across {
+                let tile = tiles.at(s, group * tiles.across + part);
+                let dy = gradient_columns(s, dy, &gathered, tile);
+                let columns = tile.columns();
+                let unrolled = &mut unrolled[..rows * columns];
+                let weight = (&weight[first * taps..], Grid::rows(o, rows, depth).t());
+                gemm((&mut *unrolled, Grid::rows(rows, columns, columns)), false, T::one(), weight, dy)?;
+                with_scratch(Band::new(s, tile).len(), |memory| {
+                    roll_into(s, unrolled, tile, &mut planes, memory);
+                });
+            }
+            Ok(())
         })
     })?;
     Ok(dx)
@@ -379,6 +459,7 @@ pub fn back_weight<T: Element>(s: &Sizes, dy: &[T], x: &[T]) -> Result<Vec<T>> {
     let (i, o, taps, depth) = (s.input[0], s.output[0], s.taps(), s.depth());
     let mut dw = vec![T::zero(); o * depth];
     let tiles = Tiles::new(s, 384);
+    let gathered = gather(s, dy, &tiles);
     let per_channel = 2 * taps * o * s.positions() * s.n;
     let columns = tiles.positions * tiles.pictures;
     let height = (TASK / per_channel.max(1)).clamp(1, (UNROLLED / (taps * columns)).max(1)).min(i);
@@ -388,16 +469,14 @@ pub fn back_weight<T: Element>(s: &Sizes, dy: &[T], x: &[T]) -> Result<Vec<T>> {
     parallel::run(tasks, s.nanos(), |(index, segments)| {
         let channels = index * height..((index + 1) * height).min(i);
         let rows = channels.len() * taps;
-        let sizes = [rows * columns, o * rows, if tiles.pictures > 1 { o * columns } else { 0 }];
-        with_scratch(sizes.iter().sum(), |scratch| {
-            let (unrolled, rest) = scratch.split_at_mut(sizes[0]);
-            let (result, gathered) = rest.split_at_mut(sizes[1]);
+        with_scratch(rows * columns + o * rows, |scratch| {
+            let (unrolled, result) = scratch.split_at_mut(rows * columns);
             for index in 0..tiles.count {
                 let tile = tiles.at(s, index);
                 let columns = tile.columns();
                 let unrolled = &mut unrolled[..rows * columns];
                 unroll(s, x, tile, channels.clone(), unrolled);
-                let dy = gradient_columns(s, dy, tile, gathered);
+                let dy = gradient_columns(s, dy, &gathered, tile);
                 let b = (&*unrolled, Grid::rows(rows, columns, columns).t());
                 gemm((&mut *result, Grid::rows(o, rows, rows)), index > 0, T::one(), dy, b)?;
             }

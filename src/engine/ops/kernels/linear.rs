@@ -6,8 +6,11 @@ use crate::engine::ops::gemm::{Grid, gemm};
 use crate::engine::ops::math::{Element, with_scratch};
 use crate::engine::ops::parallel;
 
-/// Multiplications and additions that one task should have (about 0.1 ms of one core with AVX-512).
-const TASK: usize = 10_000_000;
+/// Multiplications and additions that one task should have (about 0.05 ms of one core with AVX-512).
+const TASK: usize = 5_000_000;
+
+/// Rows of a block: enough that packing the other matrix again for every block costs little.
+const ROWS: usize = 512;
 
 /// Rough time of a matrix product in nanoseconds.
 fn nanos(m: usize, n: usize, k: usize) -> usize {
@@ -17,14 +20,17 @@ fn nanos(m: usize, n: usize, k: usize) -> usize {
 /// How an `[m, n]` result with sums of `k` terms is cut into blocks: rows and columns of a block. Depends on the
 /// shape only.
 fn cut(m: usize, n: usize, k: usize) -> (usize, usize) {
-    let per_row = 2 * n.max(1) * k.max(1);
-    if per_row >= TASK / 32 && m < 256 {
-        // Few long rows: cut the columns, so that every weight is read once.
-        let cols = (TASK / (2 * k.max(1) * m.max(1))).clamp(64, n.max(64)).next_multiple_of(16);
-        (m.max(1), cols)
+    let rows = m.clamp(1, ROWS);
+    let cols = (TASK / (2 * k.max(1) * rows)).max(64).next_multiple_of(64);
+    // Whole rows need no copy. Where they are few or short, there is nothing to gain from cutting columns.
+    let blocks = m.div_ceil(ROWS);
+    if cols >= n {
+        let short = (TASK / (2 * k.max(1) * n.max(1))).clamp(64, ROWS).next_multiple_of(16);
+        (short.min(rows), n.max(1))
+    } else if blocks >= 16 {
+        (rows, n)
     } else {
-        let rows = (TASK / per_row).clamp(32, 256).next_multiple_of(16);
-        (rows.min(m.max(1)), n.max(1))
+        (rows, cols)
     }
 }
 
