@@ -1,7 +1,8 @@
 //! Times the operations of `engine::ops` beside candle's own, in alternation; prints a table.
 //!
 //! `cargo bench --bench ops [-- FILTER]`; set `RAYON_NUM_THREADS` to choose the number of threads for both.
-//! A time is the best of many runs: on a machine that does other work too, it moves least.
+//! Wall time per call and processor time of all threads (which other work on the machine disturbs less),
+//! each the best of many samples.
 //! Rows marked `back` time the backward pass alone, to all operands that the row names.
 
 use std::time::{Duration, Instant};
@@ -24,29 +25,36 @@ fn random(dims: &[usize]) -> Tensor {
     Tensor::from_vec(values, dims, &Device::Cpu).expect("random tensor")
 }
 
-type Run<'a> = Box<dyn Fn() -> Result<Duration> + 'a>;
+/// Seconds: wall, processor.
+type Times = [f64; 2];
+
+/// Runs a call some times and gives the times of one.
+type Run<'a> = Box<dyn Fn(usize) -> Result<Times> + 'a>;
+
+/// Processor time of all threads in seconds.
+fn processor() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+}
+
+fn measured(count: usize, f: impl FnOnce() -> Result<()>) -> Result<Times> {
+    let (cpu, start) = (processor(), Instant::now());
+    f()?;
+    let (wall, cpu) = (start.elapsed().as_secs_f64(), processor() - cpu);
+    Ok([wall, cpu].map(|t| t / count as f64))
+}
 
 /// Times a call.
 fn forward<'a>(f: impl Fn() -> Result<Tensor> + 'a) -> Run<'a> {
-    Box::new(move || {
-        let start = Instant::now();
-        let y = f()?;
-        let time = start.elapsed();
-        drop(y);
-        Ok(time)
-    })
+    Box::new(move |count| measured(count, || (0..count).try_for_each(|_| f().map(drop))))
 }
 
 /// Times the backward pass of a call.
 fn backward<'a>(f: impl Fn() -> Result<Tensor> + 'a) -> Run<'a> {
-    Box::new(move || {
+    Box::new(move |count| {
         // The sum has the cheapest backward of all: a broadcast.
-        let loss = f()?.sum_all()?;
-        let start = Instant::now();
-        let grads = loss.backward()?;
-        let time = start.elapsed();
-        drop(grads);
-        Ok(time)
+        let losses = (0..count).map(|_| f()?.sum_all()).collect::<Result<Vec<_>>>()?;
+        measured(count, || losses.iter().try_for_each(|loss| loss.backward().map(drop)))
     })
 }
 
@@ -59,17 +67,32 @@ impl Table {
         if !format!("{name} {shape}").contains(&self.filter) {
             return Ok(());
         }
-        let mut best = [Duration::MAX; 2];
+        let runs = [ours, theirs];
+        let mut best = [[f64::MAX; 2]; 2];
+        // Enough calls per sample for the clock, few enough for many samples.
+        let counts =
+            [&runs[0], &runs[1]].map(|run| run(1).map(|[wall, _]| ((2e-3 / wall) as usize).clamp(1, 200)));
         let start = Instant::now();
-        let mut runs = 0;
-        while runs < 3 || (start.elapsed() < ROW && runs < 400) {
-            for (best, run) in best.iter_mut().zip([&ours, &theirs]) {
-                *best = (*best).min(run()?);
+        let mut samples = 0;
+        while samples < 3 || (start.elapsed() < ROW && samples < 400) {
+            for ((best, run), count) in best.iter_mut().zip(&runs).zip(&counts) {
+                let count = count.as_ref().map_or(1, |c| *c);
+                for (best, time) in best.iter_mut().zip(run(count)?) {
+                    *best = best.min(time);
+                }
             }
-            runs += 1;
+            samples += 1;
         }
-        let [ours, theirs] = best.map(|b| b.as_secs_f64() * 1e6);
-        println!("{name:<22} {shape:<26} {ours:>11.1} {theirs:>11.1} {:>7.2}", theirs / ours);
+        let [ours, theirs] = best.map(|times| times.map(|t| t * 1e6));
+        println!(
+            "{name:<22} {shape:<24} {:>10.1} {:>10.1} {:>6.2}   {:>10.1} {:>10.1} {:>6.2}",
+            ours[0],
+            theirs[0],
+            theirs[0] / ours[0],
+            ours[1],
+            theirs[1],
+            theirs[1] / ours[1]
+        );
         Ok(())
     }
 }
@@ -194,7 +217,11 @@ fn main() -> Result<()> {
     let filter = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
     let table = Table { filter };
     println!("{} threads, {:?}, f32", rayon::current_num_threads(), ops::level());
-    println!("{:<22} {:<26} {:>11} {:>11} {:>7}", "operation", "shape", "ours us", "candle us", "ratio");
+    println!("{:<47} {:^29}   {:^29}", "", "wall us", "processor us");
+    println!(
+        "{:<22} {:<24} {:>10} {:>10} {:>6}   {:>10} {:>10} {:>6}",
+        "operation", "shape", "ours", "candle", "ratio", "ours", "candle", "ratio"
+    );
 
     // The embedded UNet and autoencoder.
     for (i, o, size) in [(4, 32, 16), (32, 32, 16), (96, 32, 16), (64, 64, 8), (192, 64, 8), (128, 128, 4)] {

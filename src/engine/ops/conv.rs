@@ -1,9 +1,14 @@
 //! Two-dimensional convolution.
 
+use std::sync::Arc;
+
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
 
 use super::host::{self, by_dtype};
 use super::kernels::conv::{self as kernel, Sizes};
+use super::kernels::winograd;
+use super::math::Element;
+use super::prepared::Prepared;
 use super::{check, composed};
 use crate::engine::error::{Error, Result};
 
@@ -35,9 +40,13 @@ pub struct Conv2d {
     bias: Option<Tensor>,
     stride: usize,
     padding: Padding,
+    prepared: Arc<Prepared>,
 }
 
 impl Conv2d {
+    /// Weights that are no variables count as constant: what is derived from them is kept. A layer made from a
+    /// detached view of a variable must be made anew after the variable was changed in place.
+    ///
     /// Fails with kind `Shape` unless `weight` is `[o, i, kh, kw]` with a kernel of at least 1×1 and `bias` is
     /// `[o]`, with kind `Value` for a stride of 0.
     pub fn new(weight: Tensor, bias: Option<Tensor>, stride: usize, padding: Padding) -> Result<Self> {
@@ -55,7 +64,8 @@ impl Conv2d {
         if stride == 0 {
             return Err(Error::value("conv2d", "stride must be at least 1").expected("1, 2, ..").got("0"));
         }
-        Ok(Conv2d { weight, bias, stride, padding })
+        let prepared = Arc::new(Prepared::new(&weight));
+        Ok(Conv2d { weight, bias, stride, padding, prepared })
     }
 
     /// `[out, in, kernel height, kernel width]`.
@@ -121,10 +131,11 @@ impl Conv2d {
         let kernel = [self.weight.dims()[2], self.weight.dims()[3]];
         let (stride, padding) = (self.stride, self.padding);
         let sizes = Sizes { n, input: [i, h, w], output: [out, oh, ow], kernel, stride, padding };
+        let convolution = Convolution { sizes, prepared: Arc::clone(&self.prepared) };
         let (x, weight) = (x.contiguous()?, self.weight.contiguous()?);
         match &self.bias {
-            None => Ok(x.apply_op2(&weight, Convolution(sizes))?),
-            Some(bias) => Ok(x.apply_op3(&weight, &bias.contiguous()?, Convolution(sizes))?),
+            None => Ok(x.apply_op2(&weight, convolution)?),
+            Some(bias) => Ok(x.apply_op3(&weight, &bias.contiguous()?, convolution)?),
         }
     }
 
@@ -139,7 +150,10 @@ impl Conv2d {
 }
 
 /// The kernel as an operation of candle, with and without bias.
-struct Convolution(Sizes);
+struct Convolution {
+    sizes: Sizes,
+    prepared: Arc<Prepared>,
+}
 
 impl Convolution {
     fn run(
@@ -149,14 +163,30 @@ impl Convolution {
         bias: Option<(&CpuStorage, &Layout)>,
     ) -> CandleResult<(CpuStorage, Shape)> {
         use candle_core::backend::BackendStorage;
-        let [o, oh, ow] = self.0.output;
-        let shape = Shape::from((self.0.n, o, oh, ow));
+        let s = &self.sizes;
+        let [o, oh, ow] = s.output;
+        let shape = Shape::from((s.n, o, oh, ow));
         by_dtype!(x.0.dtype(), T => {
             let bias = bias.map(|(storage, layout)| host::slice::<T>(storage, layout)).transpose()?;
             let (x, weight) = (host::slice::<T>(x.0, x.1)?, host::slice::<T>(weight.0, weight.1)?);
-            let y = kernel::forward(&self.0, x, weight, bias)?;
+            let fast = self.prepared.forward(s, weight, |fast| winograd::forward(s, x, fast, bias))?;
+            let y = match fast {
+                Some(y) => y,
+                None => kernel::forward(s, x, weight, bias)?,
+            };
             Ok((candle_core::WithDType::to_cpu_storage_owned(y), shape))
         })
+    }
+
+    fn back_input<T: Element>(&self, dy: &[T], weight: &[T]) -> CandleResult<Vec<T>> {
+        let fast = match winograd::reversed(&self.sizes) {
+            Some(s) => self.prepared.back(&s, weight, |fast| winograd::forward(&s, dy, fast, None))?,
+            None => None,
+        };
+        match fast {
+            Some(dx) => Ok(dx),
+            None => kernel::back_input(&self.sizes, dy, weight),
+        }
     }
 
     /// Gradients for the operands that are tracked.
@@ -167,10 +197,10 @@ impl Convolution {
         bias: Option<&Tensor>,
         dy: &Tensor,
     ) -> CandleResult<[Option<Tensor>; 3]> {
-        let s = &self.0;
+        let s = &self.sizes;
         by_dtype!(dy.dtype(), T => host::with::<T, _>(dy, |dy| {
             let for_x = match x.track_op() {
-                true => Some(host::tensor(host::with(weight, |w| kernel::back_input(s, dy, w))?, x)?),
+                true => Some(host::tensor(host::with(weight, |w| self.back_input(dy, w))?, x)?),
                 false => None,
             };
             let for_weight = match weight.track_op() {
@@ -245,7 +275,7 @@ impl CustomOp3 for Convolution {
 
 #[cfg(test)]
 mod tests {
-    use super::super::grad_check::{check, check_same, check_values, random64};
+    use super::super::grad_check::{check, check_same_within, check_values, distance, random64};
     use super::*;
     use crate::engine::error::Kind;
     use candle_core::DType;
@@ -257,7 +287,13 @@ mod tests {
 
     /// (input, weight, stride, padding)
     type Case = ([usize; 4], [usize; 4], usize, Padding);
-    const CASES: [Case; 11] = [
+    const CASES: [Case; 16] = [
+        // Large enough for the fast transform, with tiles that fit, tiles that hang over, and every frame.
+        ([2, 9, 8, 12], [10, 9, 3, 3], 1, ONE),
+        ([1, 18, 13, 11], [17, 18, 3, 3], 1, ONE),
+        ([3, 8, 10, 12], [8, 8, 3, 3], 1, NONE),
+        ([2, 8, 11, 8], [9, 8, 3, 3], 1, Padding { top: 0, left: 2, bottom: 1, right: 2 }),
+        ([5, 16, 8, 8], [33, 16, 3, 3], 1, BELOW),
         ([2, 3, 6, 5], [4, 3, 3, 3], 1, ONE),
         ([2, 3, 8, 8], [5, 3, 3, 3], 1, ONE),
         ([1, 17, 9, 7], [18, 17, 3, 3], 1, ONE),
@@ -302,7 +338,65 @@ mod tests {
     fn agrees_with_composed() {
         for case in &CASES {
             let (stride, padding) = (case.2, case.3);
-            check_same(
+            check_same_within(
+                6e-6,
+                &inputs(case),
+                |x| run(x, stride, padding),
+                |x| composed::conv2d(&x[0], &x[1], Some(&x[2]), stride, padding),
+            );
+        }
+    }
+
+    /// The fast transform is used where it pays, and what it keeps is not used for variables.
+    #[test]
+    fn changed_variables_are_not_served_stale() {
+        let case: Case = ([2, 9, 8, 12], [10, 9, 3, 3], 1, ONE);
+        let x = inputs(&case);
+        let sizes =
+            Sizes { n: 2, input: [9, 8, 12], output: [10, 8, 12], kernel: [3, 3], stride: 1, padding: ONE };
+        assert!(winograd::pays(&sizes));
+        let var = candle_core::Var::from_tensor(&x[1]).unwrap();
+        let conv = Conv2d::new(var.as_tensor().clone(), None, 1, ONE).unwrap();
+        let before = conv.forward(&x[0]).unwrap();
+        var.set(&(&x[1] * 2.0).unwrap()).unwrap();
+        let after = conv.forward(&x[0]).unwrap();
+        assert!(distance(&(before * 2.0).unwrap(), &after) < 1e-12);
+    }
+
+    /// A layer gives the same from weights that it kept as from weights that it meets for the first time.
+    #[test]
+    fn kept_weights_are_the_same() {
+        for case in &CASES[..5] {
+            let x = inputs(case);
+            let conv = Conv2d::new(x[1].clone(), Some(x[2].clone()), case.2, case.3).unwrap();
+            let first = conv.forward(&x[0]).unwrap();
+            assert_eq!(distance(&first, &conv.forward(&x[0]).unwrap()), 0.0);
+            let reference = composed::conv2d(&x[0], &x[1], Some(&x[2]), case.2, case.3).unwrap();
+            assert!(distance(&first, &reference) < 1e-12);
+            let input = candle_core::Var::from_tensor(&x[0]).unwrap();
+            let gradient = || {
+                let y = conv.forward(&input).unwrap();
+                y.sqr().unwrap().sum_all().unwrap().backward().unwrap().get(&input).unwrap().clone()
+            };
+            assert_eq!(distance(&gradient(), &gradient()), 0.0);
+        }
+    }
+
+    /// Sizes that are cut into many tasks, blocks and panels.
+    #[test]
+    fn agrees_with_composed_at_larger_sizes() {
+        let cases: [Case; 6] = [
+            ([2, 64, 8, 8], [64, 64, 3, 3], 1, ONE),
+            ([1, 40, 30, 52], [70, 40, 3, 3], 1, ONE),
+            ([2, 130, 16, 16], [200, 130, 3, 3], 1, ONE),
+            ([3, 96, 33, 20], [40, 96, 3, 3], 2, ONE),
+            ([3, 200, 4, 4], [130, 200, 3, 3], 1, ONE),
+            ([1, 48, 40, 40], [100, 48, 1, 1], 1, NONE),
+        ];
+        for case in &cases {
+            let (stride, padding) = (case.2, case.3);
+            check_same_within(
+                2e-5,
                 &inputs(case),
                 |x| run(x, stride, padding),
                 |x| composed::conv2d(&x[0], &x[1], Some(&x[2]), stride, padding),

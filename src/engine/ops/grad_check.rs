@@ -124,8 +124,18 @@ pub fn check_same(
     f: impl Fn(&[Tensor]) -> Result<Tensor>,
     reference: impl Fn(&[Tensor]) -> CandleResult<Tensor>,
 ) {
+    check_same_within(2e-6, inputs, f, reference);
+}
+
+/// [`check_same`] with another tolerance for f32.
+pub fn check_same_within(
+    tolerance: f64,
+    inputs: &[Tensor],
+    f: impl Fn(&[Tensor]) -> Result<Tensor>,
+    reference: impl Fn(&[Tensor]) -> CandleResult<Tensor>,
+) {
     let reference = |x: &[Tensor]| Ok(reference(x)?);
-    for (dtype, tolerance) in [(DType::F32, 2e-6), (DType::F64, 1e-12)] {
+    for (dtype, tolerance) in [(DType::F32, tolerance), (DType::F64, 1e-12)] {
         let inputs: Vec<Tensor> = inputs.iter().map(|x| x.to_dtype(dtype).unwrap()).collect();
         let (a, b) = (f(&inputs).unwrap(), reference(&inputs).unwrap());
         assert_eq!(a.dtype(), dtype);

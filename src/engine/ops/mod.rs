@@ -26,6 +26,7 @@ mod math;
 mod norm;
 mod parallel;
 mod pointwise;
+mod prepared;
 mod resize;
 mod simd;
 mod softmax;

@@ -8,3 +8,4 @@ pub mod norm;
 pub mod pointwise;
 pub mod resize;
 pub mod softmax;
+pub mod winograd;
