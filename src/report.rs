@@ -13,6 +13,7 @@
 //! ```
 
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
@@ -59,9 +60,34 @@ pub struct Span {
     pub len: usize,
 }
 
-/// What went wrong, where, and what to do next.
+/// What went wrong, where, and what to do next: one pointer around its [`Facts`], whose fields are read and set
+/// directly (`report.title`).
 #[derive(Clone, Debug, PartialEq)]
-pub struct Report {
+pub struct Report(Box<Facts>);
+
+impl Deref for Report {
+    type Target = Facts;
+
+    fn deref(&self) -> &Facts {
+        &self.0
+    }
+}
+
+impl DerefMut for Report {
+    fn deref_mut(&mut self) -> &mut Facts {
+        &mut self.0
+    }
+}
+
+impl From<Report> for Facts {
+    fn from(report: Report) -> Facts {
+        *report.0
+    }
+}
+
+/// The fields of a [`Report`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Facts {
     /// One clause: "blend: the two latents differ in size".
     pub title: String,
     /// The lower-case kind scripts see ("shape", "missing", "syntax", ...).
@@ -85,7 +111,7 @@ pub struct Report {
 impl Report {
     /// A report without a place.
     pub fn new(kind: impl Into<String>, title: impl Into<String>) -> Self {
-        Report {
+        Report(Box::new(Facts {
             title: title.into(),
             kind: kind.into(),
             source: None,
@@ -95,12 +121,12 @@ impl Report {
             hint: None,
             trace: Vec::new(),
             exit: Exit::Script,
-        }
+        }))
     }
 
     /// A report about how the program was called: exit code 2.
     pub fn usage(title: impl Into<String>) -> Self {
-        Report { exit: Exit::Usage, ..Report::new("option", title) }
+        Report::new("option", title).exit(Exit::Usage)
     }
 
     /// Sets the place.

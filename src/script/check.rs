@@ -110,7 +110,7 @@ pub fn check(
     let recipe = Recipe::read(source, None, text, &ast);
     let mut found = match &recipe {
         Ok(_) => Vec::new(),
-        Err(e) => vec![e.clone().at(sources.get(source), e.span)],
+        Err(e) => vec![Report::clone(e).at(sources.get(source), e.span)],
     };
     found.extend(walk(&ast, known, recipe.as_ref().ok()).into_iter().map(|(position, report)| {
         let span = sources.span(source, position);
@@ -196,7 +196,7 @@ impl Walker<'_> {
         let count = call.args.len() + usize::from(method);
         let script = |f: &Functions| f.get(name).is_some_and(|n| n.contains(&call.args.len()));
         let native = self.known.get(name).is_some_and(|n| n.contains(&count));
-        if !script(&self.own) && !native && !(method && script(self.known)) {
+        if !script(&self.own) && !native {
             found.push((pos, self.explain(name, call.args.len(), count)));
         }
         self.keys(call, found);
@@ -208,7 +208,7 @@ impl Walker<'_> {
             let list: Vec<String> =
                 counts.iter().map(|n| n.saturating_sub(count - given).to_string()).collect();
             return Report::new("value", format!("{name}: wrong number of arguments"))
-                .expected(format!("{} arguments", list.join(" or ")))
+                .expected(format!("{} argument{}", list.join(" or "), if list == ["1"] { "" } else { "s" }))
                 .got(given.to_string());
         }
         let names: Vec<String> = self.own.keys().filter(|n| !n.contains('$')).cloned().collect();

@@ -261,20 +261,18 @@ fn open_call(before: &str, pieces: &[Piece]) -> Option<(String, usize)> {
     loop {
         let open = innermost(before, &pieces[..end])?;
         let name = open.checked_sub(1).map(|i| &pieces[i]).filter(|p| p.class == Class::Name);
-        if &before[pieces[open].range.clone()] == "(" {
-            if let Some(name) = name {
-                let mut depth = 0;
-                let mut argument = 0;
-                for p in &pieces[open + 1..] {
-                    match &before[p.range.clone()] {
-                        "(" | "[" | "{" | "#{" => depth += 1,
-                        ")" | "]" | "}" => depth -= 1,
-                        "," if depth == 0 => argument += 1,
-                        _ => {}
-                    }
+        if let (Some(name), "(") = (name, &before[pieces[open].range.clone()]) {
+            let mut depth = 0;
+            let mut argument = 0;
+            for p in &pieces[open + 1..] {
+                match &before[p.range.clone()] {
+                    "(" | "[" | "{" | "#{" => depth += 1,
+                    ")" | "]" | "}" => depth -= 1,
+                    "," if depth == 0 => argument += 1,
+                    _ => {}
                 }
-                return Some((before[name.range.clone()].to_string(), argument));
             }
+            return Some((before[name.range.clone()].to_string(), argument));
         }
         end = open;
     }

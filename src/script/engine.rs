@@ -3,9 +3,7 @@
 use std::collections::HashSet;
 use std::rc::Rc;
 
-use rhai::{
-    Dynamic, Engine, EvalAltResult, FuncRegistration, ImmutableString, Module, OptimizationLevel, Position,
-};
+use rhai::{Dynamic, Engine, EvalAltResult, FuncRegistration, ImmutableString, Module, OptimizationLevel};
 
 use super::host::Host;
 use super::options::Options;
@@ -121,20 +119,13 @@ fn unknown_functions(engine: &mut Engine, host: &Rc<Host>) {
     let host = Rc::clone(host);
     // The hook is asked after every failed native call: errors of functions that exist pass through.
     #[allow(deprecated, reason = "Rhai marks volatile interfaces this way; its version is pinned")]
-    engine.on_missing_function(move |name, args, method, cx| {
+    engine.on_missing_function(move |name, args, _method, _cx| {
         let symbolic = !name.starts_with(|c: char| c.is_alphabetic() || c == '_');
         if name.contains('$') || symbolic || known.contains(&(name.to_string(), args.len())) {
             return Ok(None);
         }
-        let _ = (method, &cx);
         let defined = host.defined.borrow();
         let Some(report) = check::unknown_call(name, args.len(), &defined) else { return Ok(None) };
-        let title = report.title.strip_prefix(&format!("{name}: ")).unwrap_or(&report.title).to_string();
-        let error = Error::missing(name, title);
-        let error = report.expected.into_iter().fold(error, Error::expected);
-        let error = report.got.into_iter().fold(error, Error::got);
-        let mut thrown = errors::throw(report.hint.into_iter().fold(error, Error::hint));
-        thrown.set_position(Position::NONE);
-        Err(thrown)
+        Err(errors::throw(errors::to_engine(name, report)))
     });
 }

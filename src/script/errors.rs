@@ -8,7 +8,7 @@ use rhai::{Dynamic, EvalAltResult, Map, ParseError, ParseErrorType, Position};
 use super::sources::Sources;
 use super::{catalog, check, types};
 use crate::engine::error::{Error, Kind};
-use crate::report::{Exit, Report};
+use crate::report::{Exit, Facts, Report};
 
 /// Callers shown under an error.
 const TRACE: usize = 8;
@@ -417,6 +417,7 @@ pub fn to_engine(op: &str, report: Report) -> Error {
         "budget" => Kind::Budget,
         _ => Kind::Value,
     };
+    let report = Facts::from(report);
     let title = report.title.strip_prefix(&format!("{op}: ")).unwrap_or(&report.title).to_string();
     let error = Error::new(kind, op, title);
     let error = report.expected.into_iter().fold(error, Error::expected);

@@ -264,7 +264,7 @@ impl Host {
                 return Some(Dynamic::from(Stop::Memory { held, limit }));
             }
         }
-        if n % 256 == 0 {
+        if n.is_multiple_of(256) {
             return self.out_of_time().map(Dynamic::from);
         }
         None

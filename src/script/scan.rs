@@ -191,10 +191,7 @@ pub(super) fn pieces(text: &str) -> Vec<Piece> {
         } else if rest.starts_with("/*") {
             let (len, open) = block_comment(rest);
             (len, Class::Comment, open)
-        } else if c == '"' || c == '`' {
-            let (len, open) = string(rest, c);
-            (len, Class::String, open)
-        } else if c == '\'' {
+        } else if matches!(c, '"' | '`' | '\'') {
             let (len, open) = string(rest, c);
             (len, Class::String, open)
         } else if c.is_ascii_digit() {

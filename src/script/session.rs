@@ -234,7 +234,8 @@ impl Session {
                 let mut report = from_eval(*error, &cx);
                 if timed_out && report.exit == Exit::Interrupted {
                     let limit = self.host.settings().max_time.unwrap_or_default();
-                    report = Report { exit: Exit::Script, kind: "budget".into(), ..report };
+                    report.exit = Exit::Script;
+                    report.kind = "budget".into();
                     report.title = format!("the time is used up: --max-time {} s", limit.as_secs_f64());
                     report.hint = Some("take fewer steps, or a larger --max-time".into());
                 }

@@ -6,5 +6,6 @@ mod gradients;
 mod layers;
 mod licences;
 mod parity;
+mod recipes;
 mod script;
 mod tokenizer;

@@ -34,10 +34,10 @@ impl Handle for Picture {
 
 fn open(host: &Host, name: &str) -> Result<Picture> {
     let path = Path::new(name);
-    if !path.exists() {
-        if let Some(bytes) = shipped::bytes(name)? {
-            return Picture::from_bytes(&bytes, name, &Device::Cpu);
-        }
+    if !path.exists()
+        && let Some(bytes) = shipped::bytes(name)?
+    {
+        return Picture::from_bytes(&bytes, name, &Device::Cpu);
     }
     let real = host.policy.borrow().readable("open", path).map_err(|e| {
         let names = shipped::names();

@@ -135,30 +135,29 @@ fn fit(recipe: &str, spec: &Spec, value: Val) -> Result<Val, Report> {
         (want, v) if std::mem::discriminant(want) == std::mem::discriminant(&v) => v,
         (_, v) => return Err(wrong(&v)),
     };
-    if let (Some((lo, hi)), Some(x)) = (spec.range, value.number()) {
-        if !(lo..=hi).contains(&x) {
-            let range = match spec.default {
-                Val::Int(_) if hi >= 1e15 => format!("{lo} or more"),
-                Val::Int(_) => format!("{lo} to {hi}"),
-                _ => format!("{} to {}", types::number(lo), types::number(hi)),
-            };
-            return Err(Report {
-                kind: "value".into(),
-                ..Report::usage(format!("{recipe}: {} is out of range", spec.name))
-            }
+    if let (Some((lo, hi)), Some(x)) = (spec.range, value.number())
+        && !(lo..=hi).contains(&x)
+    {
+        let range = match spec.default {
+            Val::Int(_) if hi >= 1e15 => format!("{lo} or more"),
+            Val::Int(_) => format!("{lo} to {hi}"),
+            _ => format!("{} to {}", types::number(lo), types::number(hi)),
+        };
+        let mut report = Report::usage(format!("{recipe}: {} is out of range", spec.name));
+        report.kind = "value".into();
+        return Err(report
             .expected(range)
             .got(value.to_string())
             .hint(format!("{}: {}", spec.name, spec.doc)));
-        }
     }
-    if let (false, Some(text)) = (spec.choices.is_empty(), value.text()) {
-        if !spec.choices.iter().any(|c| c == text) {
-            let report = wrong(&value);
-            return Err(match nearest(text, spec.choices.iter().map(String::as_str)) {
-                Some(near) => report.hint(format!("did you mean {near}?")),
-                None => report,
-            });
-        }
+    if let (false, Some(text)) = (spec.choices.is_empty(), value.text())
+        && !spec.choices.iter().any(|c| c == text)
+    {
+        let report = wrong(&value);
+        return Err(match nearest(text, spec.choices.iter().map(String::as_str)) {
+            Some(near) => report.hint(format!("did you mean {near}?")),
+            None => report,
+        });
     }
     Ok(value)
 }
