@@ -2,6 +2,7 @@
 //! runs), unknown option fields, unknown keys of options maps.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::OnceLock;
 
 use rhai::{AST, ASTNode, Engine, Expr, FnCallExpr, Position, Stmt};
 
@@ -29,8 +30,14 @@ pub const LANGUAGE: [&str; 11] = [
     "exit",
 ];
 
-/// Every function that an engine knows, the standard ones of Rhai included.
-pub fn functions(engine: &Engine) -> Functions {
+/// Every function that a session's engine knows from the start, the standard ones of Rhai included. They are the same
+/// for every session: `engine` is asked once.
+pub fn functions(engine: &Engine) -> &'static Functions {
+    static KNOWN: OnceLock<Functions> = OnceLock::new();
+    KNOWN.get_or_init(|| list(engine))
+}
+
+fn list(engine: &Engine) -> Functions {
     let mut functions = Functions::new();
     let json = engine.gen_fn_metadata_to_json(true).unwrap_or_default();
     let parsed: serde_json::Value = serde_json::from_str(&json).unwrap_or_default();
@@ -83,9 +90,9 @@ pub fn unknown_call(name: &str, count: usize, names: &[String]) -> Option<Report
 
 /// Names of Rhai's standard functions.
 pub fn standard() -> &'static [String] {
-    static NAMES: std::sync::OnceLock<Vec<String>> = std::sync::OnceLock::new();
+    static NAMES: OnceLock<Vec<String>> = OnceLock::new();
     NAMES.get_or_init(|| {
-        let names = functions(&Engine::new()).into_keys();
+        let names = list(&Engine::new()).into_keys();
         names.filter(|n| n.starts_with(|c: char| c.is_alphabetic()) && !n.contains('$')).collect()
     })
 }

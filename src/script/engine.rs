@@ -1,6 +1,5 @@
 //! [`create`]: the one place where a Rhai engine is put together.
 
-use std::collections::HashSet;
 use std::rc::Rc;
 
 use rhai::{Dynamic, Engine, EvalAltResult, FuncRegistration, ImmutableString, Module, OptimizationLevel};
@@ -112,16 +111,16 @@ fn read_property(object: &Dynamic, key: &Dynamic) -> Result<Dynamic, Box<EvalAlt
 
 /// Rhai's "function not found" with a suggestion, as an error map that `try` can catch.
 fn unknown_functions(engine: &mut Engine, host: &Rc<Host>) {
-    let known: HashSet<(String, usize)> = check::functions(engine)
-        .into_iter()
-        .flat_map(|(n, a)| a.into_iter().map(move |a| (n.clone(), a)))
-        .collect();
+    let known = check::functions(engine);
     let host = Rc::clone(host);
     // The hook is asked after every failed native call: errors of functions that exist pass through.
     #[allow(deprecated, reason = "Rhai marks volatile interfaces this way; its version is pinned")]
     engine.on_missing_function(move |name, args, _method, _cx| {
         let symbolic = !name.starts_with(|c: char| c.is_alphabetic() || c == '_');
-        if name.contains('$') || symbolic || known.contains(&(name.to_string(), args.len())) {
+        if name.contains('$')
+            || symbolic
+            || known.get(name).is_some_and(|counts| counts.contains(&args.len()))
+        {
             return Ok(None);
         }
         let defined = host.defined.borrow();

@@ -113,7 +113,7 @@ pub fn check(name: &str) -> Vec<Report> {
     let host = Rc::new(Host::idle());
     let engine = engine::create(&host);
     let known = checks::functions(&engine);
-    checks::check(&engine, &known, &source, &text, &scope())
+    checks::check(&engine, known, &source, &text, &scope())
 }
 
 /// The variables that every recipe starts with.

@@ -347,6 +347,24 @@ mod tests {
     }
 
     #[test]
+    fn every_beginning_of_every_recipe_can_be_scanned() {
+        let known = super::super::session::Snapshot::default();
+        for (name, text) in super::super::recipes::BUILT_IN {
+            assert_eq!(completeness(text), Complete, "{name}");
+            // A recipe broken off is never thought wrong inside an open bracket; and nothing panics.
+            for (at, _) in text.char_indices() {
+                let part = &text[..at];
+                classes(part, &|_| false);
+                super::super::complete::signature_hint(part, at, &known);
+                if at % 7 == 0 {
+                    super::super::complete::complete(part, at, &known);
+                    completeness(part);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn any_text_can_be_cut() {
         for text in ["0..3", "'", "\"", "`${", "日本語 🦀 \u{7f}", "1.", "0x", "/*", "\\", "a\u{301}b"] {
             let pieces = pieces(text);

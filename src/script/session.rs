@@ -56,7 +56,7 @@ pub struct Session {
     engine: Engine,
     host: Rc<Host>,
     scope: Scope<'static>,
-    known: Functions,
+    known: &'static Functions,
     count: usize,
     cells: Vec<String>,
     functions: Vec<(String, Vec<String>)>,
@@ -149,7 +149,7 @@ impl Session {
             &given,
             &bind::is_shipped,
         )?;
-        let mut mistakes = check::check(&self.engine, &self.known, &source, &recipe.text, &recipes::scope());
+        let mut mistakes = check::check(&self.engine, self.known, &source, &recipe.text, &recipes::scope());
         if !mistakes.is_empty() {
             let more = mistakes.len() - 1;
             let mut first = mistakes.remove(0);
@@ -301,8 +301,8 @@ impl Session {
 
     /// The variables there are, without `args` and an empty `ans`.
     pub fn variables(&self) -> Vec<Variable> {
-        self.scope
-            .iter_raw()
+        oldest_first(&self.scope)
+            .into_iter()
             .filter(|(name, _, value)| *name != "args" && !(*name == "ans" && value.is_unit()))
             .map(|(name, _, value)| Variable {
                 name: name.into(),
@@ -322,9 +322,8 @@ impl Session {
         if name == "args" || !self.scope.contains(name) {
             return false;
         }
-        let kept: Vec<_> = self
-            .scope
-            .iter_raw()
+        let kept: Vec<_> = oldest_first(&self.scope)
+            .into_iter()
             .filter(|(n, _, _)| *n != name)
             .map(|(n, c, v)| (n.to_string(), c, v.clone()))
             .collect();
@@ -344,7 +343,10 @@ impl Session {
     /// Names and types for completion.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
-            variables: self.scope.iter_raw().map(|(n, _, v)| (n.to_string(), types::name(v))).collect(),
+            variables: oldest_first(&self.scope)
+                .into_iter()
+                .map(|(n, _, v)| (n.to_string(), types::name(v)))
+                .collect(),
             functions: self.functions.clone(),
         }
     }
@@ -370,11 +372,18 @@ impl Session {
     }
 }
 
+/// The entries of a scope; Rhai's own iterator begins with the newest.
+fn oldest_first<'a>(scope: &'a Scope) -> Vec<(&'a str, bool, &'a Dynamic)> {
+    let mut entries: Vec<_> = scope.iter_raw().collect();
+    entries.reverse();
+    entries
+}
+
 /// A second `let z` does not replace the first in a scope, which would keep both alive (and with them the memory of
 /// latents and models). Values are moved, not cloned: a long list would be copied after every cell.
 fn prune(mut scope: Scope<'static>) -> Scope<'static> {
     let mut names: Vec<(String, bool)> = Vec::new();
-    for (name, constant, _) in scope.iter_raw() {
+    for (name, constant, _) in oldest_first(&scope) {
         names.retain(|(n, _)| n != name);
         names.push((name.to_string(), constant));
     }

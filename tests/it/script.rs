@@ -1,6 +1,7 @@
 //! The script host from outside: documented examples, one behavior per file under tests/rhai, the reference page.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use scumble::engine::observe::{Cancel, Event, Observer};
@@ -153,5 +154,52 @@ fn print_goes_to_the_observer() {
         let (mut session, ear) = session(dir.path());
         session.eval("print(\"a\"); print([1, 0.5]);").unwrap();
         assert_eq!(ear.printed(), "a\n[1, 0.5]");
+    });
+}
+
+static HELD: AtomicU64 = AtomicU64::new(0);
+
+#[test]
+fn the_memory_budget_ends_scripts_and_refuses_large_batches() {
+    scumble::script::set_memory_probe(|| HELD.load(Ordering::SeqCst));
+    thread::run(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            out: dir.path().to_path_buf(),
+            max_memory: Some(100 << 20),
+            no_init: true,
+            ..Settings::default()
+        };
+        let mut session = Session::new(settings, Arc::new(Ear::default()), Cancel::default());
+        session.eval("let m = load(); m.noise(0, #{ n: 2 });").unwrap();
+        let e = session.eval("m.noise(0, #{ n: 64 })").unwrap_err();
+        assert_eq!(e.kind, "budget");
+        assert!(e.to_string().contains("--max-memory"), "{e}");
+        HELD.store(200 << 20, Ordering::SeqCst);
+        let e = session.eval("let i = 0; loop { i += 1; }").unwrap_err();
+        assert!(e.title.contains("holds too much memory"), "{e}");
+        HELD.store(0, Ordering::SeqCst);
+        session.eval("1 + 1").unwrap();
+    });
+}
+
+#[test]
+fn variables_are_listed_and_freed() {
+    thread::run(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut session, _) = session(dir.path());
+        for _ in 0..3 {
+            session.eval("let z = load().noise(0); const k = 2;").unwrap();
+        }
+        session.eval("fn mine(a, b) { a }").unwrap();
+        let names: Vec<_> = session.variables().into_iter().map(|v| (v.name, v.kind, v.bytes)).collect();
+        assert_eq!(names, [("z".into(), "Latent".into(), 4096), ("k".into(), "integer".to_string(), 0)]);
+        assert_eq!(session.snapshot().functions, [("mine".to_string(), vec!["a".into(), "b".into()])]);
+        assert!(session.source_of("mine").unwrap().contains("fn mine"));
+        assert!(session.source_of("sample::picture").unwrap().starts_with("fn picture"));
+        assert!(session.free("z") && !session.free("z") && !session.free("args"));
+        assert!(session.eval("z").is_err());
+        assert_eq!(session.eval("k").unwrap().text.unwrap(), "2");
+        assert_eq!(session.cells().len(), 5, "failed cells are not kept");
     });
 }

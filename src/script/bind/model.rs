@@ -58,6 +58,10 @@ impl Handle for Model {
     }
 }
 
+/// Values that predicting and decoding hold at once, per pixel of the picture, roughly (the decoder's last blocks are
+/// the largest): a batch that cannot fit is refused before it is made.
+const VALUES: u64 = 200;
+
 fn load(host: &Host, spec: &str) -> Result<Model> {
     if let Some(loaded) = host.models.0.borrow().as_ref().filter(|l| l.spec == spec) {
         return Ok(loaded.model.clone());
@@ -144,8 +148,7 @@ fn noise(host: &Host, m: &Model, seed: Either<u64, Options>, opts: &Opts) -> Res
     let given = opts.get::<Dynamic>("size")?.or(given);
     let size = size("noise", given.as_ref())?;
     let (w, h) = size.unwrap_or((m.size(), m.size()));
-    // A picture's activations take some 200 times its latent: refused before they are made.
-    host.reserve("noise", (n * w * h) as u64 * 4)?;
+    host.reserve("noise", (n as u64).saturating_mul((w * h) as u64 * VALUES * 4))?;
     m.noise(seed, n, size)
 }
 
@@ -226,7 +229,13 @@ pub fn register(r: &mut Registry) {
         .example("let m = load(\"emoji\");\nlet z = m.encode(open(\"dog-flat.png\"));\nm.decode(z) // => Image 64x64")
         .see(&["encode", "show", "save"])
         .work()
-        .bind(|m: Model, z: Latent| m.decode(&z));
+        .bind(|m: Model, z: Latent| {
+            if z.has_non_finite()? {
+                return Err(Error::value("decode", "the latent holds values that are no numbers (NaN or infinite)")
+                    .hint("a smaller cfg, or --dtype f32; print(z) after each step shows where it begins"));
+            }
+            m.decode(&z)
+        });
     r.def(
         "m.schedule(steps)",
         "The noise levels of a sampling run, noisiest first. Given the options of a recipe, it takes `steps`, `sampler`, \
