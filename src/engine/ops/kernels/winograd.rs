@@ -272,14 +272,13 @@ pub fn forward<T: Element>(s: &Sizes, x: &[T], weights: &[T], bias: Option<&[T]>
             with_scratch(input_scratch(s, block), |band| transform_input(s, x, block, transformed, band));
             let places = transformed.chunks_exact(steps[0]).zip(products.chunks_exact_mut(steps[1]));
             for (place, (a, dst)) in places.enumerate() {
-                let b = (&weights[place * i * wide_out + first..], Grid::rows(i, wide, wide_out));
-                gemm(
-                    (dst, Grid::rows(tiles, wide, wide)),
-                    false,
-                    T::one(),
-                    (a, Grid::rows(tiles, i, wide_in)),
-                    b,
-                )?;
+                for at in (0..wide).step_by(PANEL) {
+                    let width = PANEL.min(wide - at);
+                    let b =
+                        (&weights[place * i * wide_out + (first + at) * i..], Grid::rows(i, width, width));
+                    let dst = (&mut dst[at..], Grid::rows(tiles, width, wide));
+                    gemm(dst, false, T::one(), (a, Grid::rows(tiles, i, wide_in)), b)?;
+                }
             }
             let bias = bias.map_or(&[][..], |b| &b[first..first + channels]);
             with_scratch(output_scratch(s, block), |band| {
