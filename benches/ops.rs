@@ -5,6 +5,8 @@
 //! each the best of many samples.
 //! Rows marked `back` time the backward pass alone, to all operands that the row names.
 
+#![allow(clippy::expect_used)]
+
 use std::time::{Duration, Instant};
 
 use candle_core::{D, Device, Result, Tensor, Var};

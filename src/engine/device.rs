@@ -46,8 +46,7 @@ fn cuda(index: usize) -> Result<Device> {
     if !driver_present() {
         return Err(absent(&format!("cuda:{index}"), "the CUDA driver library (libcuda.so.1) was not found"));
     }
-    Device::new_cuda(index)
-        .map_err(|e| absent(&format!("cuda:{index}"), &Error::from(e).message().to_string()))
+    Device::new_cuda(index).map_err(|e| absent(&format!("cuda:{index}"), Error::from(e).message()))
 }
 
 fn driver_present() -> bool {

@@ -7,6 +7,10 @@ pub const STACK: usize = 64 << 20;
 ///
 /// # Panics
 /// If the thread cannot be started, or if `f` panics.
+#[allow(
+    clippy::panic,
+    reason = "as documented; the program itself has a thread of its own and reports instead"
+)]
 pub fn run<T: Send>(f: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let spawned =

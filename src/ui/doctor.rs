@@ -1,6 +1,6 @@
 //! `scumble doctor`: what was found on this machine, and why it is so.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use crate::engine::device;
 use crate::engine::weights::locate;
@@ -64,6 +64,6 @@ fn threads(settings: &Settings) -> String {
     }
 }
 
-fn folder(path: &PathBuf) -> String {
+fn folder(path: &Path) -> String {
     format!("{}{}", path.display(), if path.exists() { "" } else { " (not there)" })
 }

@@ -80,10 +80,10 @@ fn follow(worker: &Worker, interrupts: &Interrupts, reporter: &mut Reporter) -> 
             };
             reporter.remark(Role::Warn, text);
         }
-        if let Some(code) = interrupts.exit() {
-            if leaving.get_or_insert_with(Instant::now).elapsed() > GRACE {
-                return Finished { code, snapshot: None };
-            }
+        if let Some(code) = interrupts.exit()
+            && leaving.get_or_insert_with(Instant::now).elapsed() > GRACE
+        {
+            return Finished { code, snapshot: None };
         }
     }
 }

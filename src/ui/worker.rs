@@ -9,9 +9,7 @@ use crate::engine::observe::{Cancel, Event, Observer};
 use crate::report::Report;
 use crate::script::host::Settings;
 use crate::script::session::{Outcome, Session, Snapshot, Variable};
-
-/// Stack of the evaluation thread, in bytes.
-const STACK: usize = 64 << 20;
+use crate::script::thread::STACK;
 
 /// What the terminal asks the session to do.
 #[derive(Clone, Debug)]

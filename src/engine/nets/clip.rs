@@ -70,7 +70,7 @@ impl TowerConfig {
             )?,
             eps: json.get("layer_norm_eps").and_then(Value::as_f64).unwrap_or(1e-5),
         };
-        if config.width % config.heads != 0 {
+        if !config.width.is_multiple_of(config.heads) {
             return Err(Error::new(Kind::File, "load", "num_attention_heads does not divide hidden_size"));
         }
         Ok(config)

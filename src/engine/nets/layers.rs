@@ -43,7 +43,7 @@ pub fn linear_or_conv1(w: &Scope, i: usize, o: usize) -> Result<Linear> {
 
 /// A group normalization. Errors: channels that the groups do not divide.
 pub fn group_norm(w: &Scope, channels: usize, groups: usize, eps: f64) -> Result<GroupNorm> {
-    if groups == 0 || channels % groups != 0 {
+    if groups == 0 || !channels.is_multiple_of(groups) {
         return Err(Error::shape(w.path(), format!("{groups} groups do not divide {channels} channels")));
     }
     GroupNorm::new(w.get("weight", &[channels])?, w.get("bias", &[channels])?, groups, eps)
