@@ -3,6 +3,7 @@
 
 mod chains;
 mod embedded;
+mod full_size;
 mod noise;
 mod schedules;
 mod tiny;
@@ -31,10 +32,13 @@ struct Fixture {
 
 impl Fixture {
     fn open(name: &str) -> Self {
-        let path = data(name);
-        let file = scumble::engine::weights::read::TensorFile::open(&path).unwrap();
+        Self::at(&data(name))
+    }
+
+    fn at(path: &Path) -> Self {
+        let file = scumble::engine::weights::read::TensorFile::open(path).unwrap();
         Fixture {
-            tensors: candle_core::safetensors::load(&path, &Device::Cpu).unwrap(),
+            tensors: candle_core::safetensors::load(path, &Device::Cpu).unwrap(),
             metadata: file.metadata().clone(),
         }
     }

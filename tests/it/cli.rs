@@ -1,0 +1,186 @@
+//! The program from outside: exit codes, what goes to which stream, signals, bad surroundings.
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+fn scumble(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_scumble"));
+    command.current_dir(dir).env("NO_COLOR", "1").stdin(Stdio::null());
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    let dir = tempfile::tempdir().unwrap();
+    scumble(dir.path()).args(args).output().unwrap()
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// Runs, and checks the exit code and that stderr says each of the parts.
+fn fails(code: i32, args: &[&str], parts: &[&str]) {
+    let output = run(args);
+    let text = err(&output);
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
+    for part in parts {
+        assert!(text.contains(part), "{args:?}: \"{part}\" is missing in: {text}");
+    }
+    assert!(!text.contains("panicked"), "{text}");
+}
+
+#[test]
+fn a_result_is_a_path_on_stdout_and_nothing_is_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    for expected in ["out/magicmix.png", "out/magicmix-2.png"] {
+        let output = scumble(dir.path()).args(["run", "magicmix", "steps=4"]).output().unwrap();
+        assert!(output.status.success(), "{}", err(&output));
+        assert_eq!(out(&output).trim_end(), expected);
+        assert!(err(&output).contains("sampling"), "progress goes to stderr");
+        let picture = image::open(dir.path().join(expected)).unwrap();
+        assert_eq!((picture.width(), picture.height()), (64, 64));
+    }
+}
+
+#[test]
+fn a_lone_copied_binary_works() {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("scumble");
+    std::fs::copy(env!("CARGO_BIN_EXE_scumble"), &copy).unwrap();
+    let output = Command::new(&copy)
+        .args(["run", "text2image", "steps=2", "--quiet"])
+        .current_dir(dir.path())
+        .env_clear()
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", err(&output));
+    assert_eq!(out(&output), "out/text2image.png\n");
+    assert_eq!(err(&output), "");
+}
+
+#[test]
+fn mistakes_in_the_call_are_usage_errors() {
+    fails(2, &["--bogus"], &["--bogus", "--help"]);
+    fails(2, &["run", "magicmxi"], &["magicmxi", "magicmix"]);
+    fails(2, &["run", "magicmix", "nuu=1"], &["no option nuu", "did you mean nu?"]);
+    fails(2, &["run", "magicmix", "nu=3"], &["nu is out of range", "0.0 to 1.0"]);
+    fails(2, &["run", "magicmix", "steps=0"], &["steps is out of range"]);
+    fails(2, &["run", "magicmix", "nu"], &["key=value"]);
+    fails(2, &["run", "magicmix", "steps=many"], &["steps"]);
+    fails(2, &["--dtype", "f8", "-e", "1"], &["f32, f16 or bf16"]);
+    fails(2, &["--device", "tpu", "-e", "1"], &["auto, cpu, cuda"]);
+    fails(2, &["--max-memory", "lots", "-e", "1"], &["like 2G"]);
+    fails(2, &["doc", "nothing_of_that_name"], &["scumble doc"]);
+}
+
+#[test]
+fn failures_of_scripts_say_where_and_what_to_do() {
+    fails(1, &["-e", "blned(1, 2)"], &["did you mean blend?", "^^^^^", "cell 1, line 1"]);
+    fails(1, &["-e", "loop { }"], &["endless loop"]);
+    fails(1, &["-e", "fn f(x) { f(x + 1) } f(0)"], &["too deeply"]);
+    fails(1, &["-e", "let a = []; loop { a.push(1); }"], &["too large"]);
+    fails(1, &["-e", "let s = \"ab\"; loop { s += s; }"], &["too large"]);
+    fails(1, &["-e", "load(\"no-such-model\")"], &["no model", "emoji"]);
+    fails(1, &["run", "sdedit", "image=missing.png"], &["missing.png", "not there"]);
+    fails(1, &["run", "magicmix", "word=zebra", "s=2"], &["zebra", "not a word of the prompt", "lion"]);
+    fails(1, &["--max-time", "300ms", "-e", "let m = load(\"emoji\"); loop { m.noise(1); }"], &["--max-time"]);
+    fails(1, &["--out", "/dev/null/x", "run", "text2image", "steps=1"], &["/dev/null/x"]);
+}
+
+#[test]
+fn a_picture_that_is_no_picture() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("fake.png"), "not a picture").unwrap();
+    let output = scumble(dir.path()).args(["run", "sdedit", "image=fake.png"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains("fake.png") && err(&output).contains("PNG, JPEG or WebP"), "{}", err(&output));
+}
+
+#[test]
+fn values_prompts_and_scripts_from_stdin() {
+    assert_eq!(out(&run(&["-e", "1 + 1"])), "2\n");
+    assert_eq!(out(&run(&["-e", "1 + 1;"])), "");
+    assert_eq!(out(&run(&["-e", "print(\"hello\")"])), "hello\n");
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = scumble(dir.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"let x = 20;\nx * 2 + 2\n").unwrap();
+    assert_eq!(out(&child.wait_with_output().unwrap()), "42\n");
+    let long = format!("prompt={}", "dog ".repeat(500));
+    let output = run(&["run", "text2image", "steps=1", &long]);
+    assert!(output.status.success() && err(&output).contains("cut"), "{}", err(&output));
+}
+
+#[test]
+fn events_as_json_lines() {
+    let output = run(&["--json", "run", "text2image", "steps=3"]);
+    let events: Vec<serde_json::Value> = out(&output).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let count = |kind: &str| events.iter().filter(|e| e["event"] == kind).count();
+    assert_eq!((count("step"), count("saved"), count("picture")), (3, 1, 1));
+}
+
+#[test]
+fn a_reader_that_leaves_early_costs_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = scumble(dir.path())
+        .args(["run", "text2image", "steps=4"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert!(child.wait().unwrap().success());
+    assert!(dir.path().join("out/text2image.png").is_file(), "the result is saved all the same");
+}
+
+/// Starts a long run, waits for its first step, sends a signal; the exit code, stderr, and the files in out/.
+fn signalled(signal: &str) -> (Option<i32>, String, Vec<String>) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = scumble(dir.path())
+        .args(["run", "text2image", "steps=900"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = child.stderr.take().unwrap();
+    let mut seen = vec![0u8; 8];
+    stderr.read_exact(&mut seen).unwrap();
+    let started = Instant::now();
+    let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    let mut rest = String::new();
+    stderr.read_to_string(&mut rest).unwrap();
+    let code = child.wait().unwrap().code();
+    assert!(started.elapsed() < Duration::from_secs(10), "it stops within a step");
+    let files = std::fs::read_dir(dir.path().join("out")).into_iter().flatten();
+    let files = files.map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
+    (code, rest, files)
+}
+
+#[test]
+fn signals_end_a_run_with_their_codes() {
+    let (code, text, _) = signalled("-INT");
+    assert_eq!(code, Some(130), "{text}");
+    for (signal, expected) in [("-TERM", 143), ("-HUP", 129)] {
+        let (code, text, files) = signalled(signal);
+        assert_eq!(code, Some(expected), "{text}");
+        assert!(files.iter().any(|f| f.ends_with(".safetensors")), "{signal}: the last latent is saved: {files:?}");
+    }
+}
+
+#[test]
+fn help_names_every_option_with_both_columns() {
+    let text = out(&run(&["run", "magicmix", "--help"]));
+    for part in ["2210.16056", "paper", "emoji", "nu", "k_max", "k_min", "0.0..1.0", "example=1"] {
+        assert!(text.contains(part), "\"{part}\" is missing in: {text}");
+    }
+    assert!(out(&run(&["run"])).contains("magicmix"));
+    assert!(out(&run(&["doctor"])).contains("threads"));
+    assert!(out(&run(&["licenses"])).contains("Microsoft"));
+    assert!(out(&run(&["check", "magicmix"])).contains("nothing found"));
+}
