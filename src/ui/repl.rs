@@ -143,10 +143,8 @@ impl<'a> Repl<'a> {
             self.settings.model
         );
         self.reporter.remark(Role::Good, &first);
-        self.reporter.remark(
-            Role::Dim,
-            "?name explains, Tab completes, :help lists commands, :run magicmix mixes a picture",
-        );
+        self.reporter
+            .remark(Role::Dim, "?name explains, Tab completes, :help lists commands; try :run magicmix");
     }
 
     fn init(&mut self) {

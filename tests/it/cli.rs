@@ -89,7 +89,11 @@ fn failures_of_scripts_say_where_and_what_to_do() {
     fails(1, &["-e", "load(\"no-such-model\")"], &["no model", "emoji"]);
     fails(1, &["run", "sdedit", "image=missing.png"], &["missing.png", "not there"]);
     fails(1, &["run", "magicmix", "word=zebra", "s=2"], &["zebra", "not a word of the prompt", "lion"]);
-    fails(1, &["--max-time", "300ms", "-e", "let m = load(\"emoji\"); loop { m.noise(1); }"], &["--max-time"]);
+    fails(
+        1,
+        &["--max-time", "300ms", "-e", "let m = load(\"emoji\"); loop { m.noise(1); }"],
+        &["--max-time"],
+    );
     fails(1, &["--out", "/dev/null/x", "run", "text2image", "steps=1"], &["/dev/null/x"]);
 }
 
@@ -99,7 +103,11 @@ fn a_picture_that_is_no_picture() {
     std::fs::write(dir.path().join("fake.png"), "not a picture").unwrap();
     let output = scumble(dir.path()).args(["run", "sdedit", "image=fake.png"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(err(&output).contains("fake.png") && err(&output).contains("PNG, JPEG or WebP"), "{}", err(&output));
+    assert!(
+        err(&output).contains("fake.png") && err(&output).contains("PNG, JPEG or WebP"),
+        "{}",
+        err(&output)
+    );
 }
 
 #[test]
@@ -119,7 +127,8 @@ fn values_prompts_and_scripts_from_stdin() {
 #[test]
 fn events_as_json_lines() {
     let output = run(&["--json", "run", "text2image", "steps=3"]);
-    let events: Vec<serde_json::Value> = out(&output).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let events: Vec<serde_json::Value> =
+        out(&output).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     let count = |kind: &str| events.iter().filter(|e| e["event"] == kind).count();
     assert_eq!((count("step"), count("saved"), count("picture")), (3, 1, 1));
 }
@@ -169,7 +178,10 @@ fn signals_end_a_run_with_their_codes() {
     for (signal, expected) in [("-TERM", 143), ("-HUP", 129)] {
         let (code, text, files) = signalled(signal);
         assert_eq!(code, Some(expected), "{text}");
-        assert!(files.iter().any(|f| f.ends_with(".safetensors")), "{signal}: the last latent is saved: {files:?}");
+        assert!(
+            files.iter().any(|f| f.ends_with(".safetensors")),
+            "{signal}: the last latent is saved: {files:?}"
+        );
     }
 }
 

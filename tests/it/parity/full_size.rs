@@ -38,8 +38,10 @@ fn check(folder: &Path) {
         close("decode", decoded.tensor(), &f.get("vae.decoded").clamp(0.0, 1.0).unwrap(), tolerance);
     }
     let place = Folder::Disk(folder.join("unet"));
-    let weights = Weights::load(&place.weights("diffusion_pytorch_model").unwrap(), DType::F32, &Device::Cpu).unwrap();
-    let unet = Unet::new(&weights.scope(), UnetConfig::parse(&place.json("config.json").unwrap()).unwrap()).unwrap();
+    let weights =
+        Weights::load(&place.weights("diffusion_pytorch_model").unwrap(), DType::F32, &Device::Cpu).unwrap();
+    let unet =
+        Unet::new(&weights.scope(), UnetConfig::parse(&place.json("config.json").unwrap()).unwrap()).unwrap();
     let t = f.meta("timestep").as_f64().unwrap();
     let mut sides = 0;
     for name in f.tensors.keys().filter(|k| k.starts_with("eps.")) {
