@@ -2,6 +2,7 @@
 //!
 //! The main thread owns the terminal. Scripts run on a thread of their own ([`worker`]) and send events.
 
+pub mod cells;
 pub mod doctor;
 pub mod interrupt;
 pub mod line;

@@ -10,6 +10,7 @@ use rustyline::{
     EventHandler, KeyCode, KeyEvent, Modifiers, RepeatCount,
 };
 
+use super::cells;
 use super::interrupt::Interrupts;
 use super::line::LineHelper;
 use super::meta::{self, Action};
@@ -273,19 +274,19 @@ impl<'a> Repl<'a> {
 
     /// Writes the cells that worked; what is written runs as a recipe.
     fn save(&mut self, path: &str) {
-        let Ok((Answer::Cells(cells), _)) = self.worker.call(Request::Cells, |_| {}) else { return };
-        if cells.is_empty() {
+        let Ok((Answer::Cells(worked), _)) = self.worker.call(Request::Cells, |_| {}) else { return };
+        if worked.is_empty() {
             return self.reporter.remark(Role::Warn, "no cell has worked yet: there is nothing to save");
         }
         let path =
             PathBuf::from(if path.ends_with(".rhai") { path.to_string() } else { format!("{path}.rhai") });
-        let text: String = cells.iter().map(|c| format!("{}\n", terminated(c))).collect();
+        let text = cells::as_script(&worked);
         let written = std::fs::File::create_new(&path)
             .and_then(|mut f| std::io::Write::write_all(&mut f, text.as_bytes()));
         match written {
             Ok(()) => self
                 .reporter
-                .remark(Role::Good, &format!("{} cells saved: scumble run {}", cells.len(), path.display())),
+                .remark(Role::Good, &format!("{} cells saved: scumble run {}", worked.len(), path.display())),
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
                 self.reporter
                     .remark(Role::Warn, &format!("{} is there already: choose another name", path.display()));
@@ -355,12 +356,6 @@ fn depth(text: &str) -> usize {
     })
 }
 
-/// A cell with the semicolon that a following cell needs.
-fn terminated(cell: &str) -> String {
-    let cell = cell.trim_end();
-    if cell.ends_with([';', '}']) { cell.to_string() } else { format!("{cell};") }
-}
-
 /// Removes our own prompt from pasted lines.
 fn unpaste(line: &str) -> String {
     if !line.trim_start().starts_with(PROMPT.trim_end()) {
@@ -384,11 +379,5 @@ mod tests {
         assert_eq!(depth("f(\"(\", [ #{ a: 1 // (("), 3);
         assert_eq!(depth("f()"), 0);
         assert_eq!(depth(")))"), 0);
-    }
-
-    #[test]
-    fn saved_cells_can_follow_one_another() {
-        assert_eq!(terminated("let x = 1"), "let x = 1;");
-        assert_eq!(terminated("fn f() { 1 }\n"), "fn f() { 1 }");
     }
 }
