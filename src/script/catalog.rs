@@ -180,7 +180,9 @@ pub fn suggest(name: &str) -> Option<&'static str> {
 /// The nearest of some names, if any is near: a few letters changed, swapped or left out, or the same beginning.
 pub fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = name.to_lowercase();
-    let allowed = (name.chars().count() / 3).max(1);
+    // Of a name of one or two letters, every other one would be near.
+    let length = name.chars().count();
+    let allowed = if length < 3 { 0 } else { (length / 3).max(1) };
     names
         .into_iter()
         .filter(|n| !n.is_empty() && *n != name)
@@ -358,6 +360,7 @@ mod tests {
         assert_eq!(nearest("noise", names), Some("noise_eta"));
         assert_eq!(nearest("banana", names), None);
         assert_eq!(nearest("", names), None);
+        assert_eq!(nearest("m", ["n", "t"]), None);
     }
 
     #[test]

@@ -79,6 +79,11 @@ pub fn unknown_call(name: &str, count: usize, names: &[String]) -> Option<Report
     if let Some(path) = library {
         return Some(report.hint(format!("did you mean {path}?")));
     }
+    if standard().iter().any(|n| n == name) || LANGUAGE.contains(&name) {
+        let report = Report::new("value", format!("{name} does not take these values"));
+        let many = matches!(name, "print" | "debug") && count > 1;
+        return Some(if many { report.hint("one value: print(`${a} ${b}`)") } else { report });
+    }
     let known = catalog::all().iter().filter(|e| e.what != What::Operator).map(|e| e.name.as_str());
     let standard = standard();
     let all = names.iter().map(String::as_str).chain(known).chain(standard.iter().map(String::as_str));

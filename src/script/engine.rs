@@ -103,7 +103,7 @@ fn read_property(object: &Dynamic, key: &Dynamic) -> Result<Dynamic, Box<EvalAlt
             None => error.hint("add it to the map of options(...)"),
         }));
     }
-    let (message, list, hint) = errors::property_facts(&name, &ty);
+    let (message, list, hint) = super::explain::property_facts(&name, &ty);
     let error = Error::missing(ty.as_str(), message);
     let error = list.into_iter().fold(error, Error::expected);
     Err(errors::throw(hint.into_iter().fold(error, Error::hint)))

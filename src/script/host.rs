@@ -107,6 +107,8 @@ pub struct Host {
     pub sources: RefCell<Sources>,
     /// Functions that scripts of this session defined.
     pub defined: RefCell<Vec<String>>,
+    /// Files whose import is not finished.
+    pub importing: RefCell<Vec<PathBuf>>,
     /// Files written since the cell or recipe began.
     pub saved: RefCell<Vec<PathBuf>>,
     /// The latent of the last step: what an interruption leaves.
@@ -133,6 +135,7 @@ impl Host {
             policy: RefCell::new(policy),
             sources: RefCell::default(),
             defined: RefCell::default(),
+            importing: RefCell::default(),
             saved: RefCell::default(),
             last: RefCell::default(),
             usage: Cell::new(false),

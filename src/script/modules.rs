@@ -12,6 +12,7 @@ use rhai::{AST, Engine, EvalAltResult, Module, ModuleResolver, Position, Scope, 
 
 use super::catalog::{Entry, Param, What};
 use super::host::Host;
+use crate::engine::error::Error;
 use crate::engine::observe::Event;
 
 /// Modules that come with the program: name and text.
@@ -115,9 +116,13 @@ impl ModuleResolver for Resolver {
         let bare = path.strip_prefix("std/").unwrap_or(path);
         for file in candidates(source, path) {
             if file.is_file() {
+                let own = [user_folder(), source.map(Path::new).and_then(Path::parent).map(folder)];
                 let real = self.host.policy.borrow().readable("import", &file).or_else(|e| {
-                    if in_user_folder(&file) { Ok(file.clone()) } else { Err(super::errors::throw(e)) }
+                    let inside = own.iter().flatten().any(|folder| lies_in(&file, folder));
+                    if inside { Ok(file.clone()) } else { Err(super::errors::throw(e)) }
                 })?;
+                let real = real.canonicalize().unwrap_or(real);
+                let _open = Opened::new(&self.host, &real, path)?;
                 let text = std::fs::read_to_string(&real).map_err(|_| not_found())?;
                 return build(engine, &self.host, &file.display().to_string(), &text);
             }
@@ -134,11 +139,40 @@ fn candidates(source: Option<&str>, path: &str) -> Vec<PathBuf> {
     beside.into_iter().chain([PathBuf::from(&name)]).chain(user).collect()
 }
 
-fn in_user_folder(file: &Path) -> bool {
-    let real = |p: &Path| p.canonicalize().ok();
-    match (user_folder().as_deref().and_then(real), real(file)) {
-        (Some(folder), Some(file)) => file.starts_with(folder),
+fn lies_in(file: &Path, folder: &Path) -> bool {
+    match (folder.canonicalize(), file.canonicalize()) {
+        (Ok(folder), Ok(file)) => file.starts_with(folder),
         _ => false,
+    }
+}
+
+/// The folder of a file name: `.` for a bare one.
+fn folder(parent: &Path) -> PathBuf {
+    if parent.as_os_str().is_empty() { PathBuf::from(".") } else { parent.to_path_buf() }
+}
+
+/// A file that is being imported: one that imports itself, directly or through others, would never end.
+struct Opened<'a>(&'a Host);
+
+impl<'a> Opened<'a> {
+    fn new(host: &'a Host, file: &Path, path: &str) -> Result<Self, Box<EvalAltResult>> {
+        let mut open = host.importing.borrow_mut();
+        if open.iter().any(|f| f == file) {
+            let chain: Vec<String> = open.iter().map(|f| f.display().to_string()).collect();
+            return Err(super::errors::throw(
+                Error::value("import", format!("{path} imports itself"))
+                    .got(format!("{} -> {}", chain.join(" -> "), file.display()))
+                    .hint("move what both need into a third file"),
+            ));
+        }
+        open.push(file.to_path_buf());
+        Ok(Opened(host))
+    }
+}
+
+impl Drop for Opened<'_> {
+    fn drop(&mut self) {
+        self.0.importing.borrow_mut().pop();
     }
 }
 

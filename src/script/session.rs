@@ -3,9 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
-use std::time::Instant;
+use std::sync::Arc;
 
 use image::RgbImage;
 use rhai::{AST, Dynamic, Engine, Expr, ModuleResolver, Position, Scope, Stmt};
@@ -14,6 +12,7 @@ use super::check::{self, Functions};
 use super::errors::{Context, from_eval, from_parse};
 use super::host::{Host, Running, Settings};
 use super::options::{self, Column, Recipe, Val};
+use super::watchdog::Watchdog;
 use super::{bind, catalog, engine, recipes, scan, types};
 use crate::engine::observe::{Cancel, Observer};
 use crate::report::{Exit, Report};
@@ -407,47 +406,5 @@ fn grant(host: &Host, value: &Val) {
         Val::List(list) => list.iter().for_each(|v| grant(host, v)),
         Val::Map(fields) => fields.iter().for_each(|(_, v)| grant(host, v)),
         _ => {}
-    }
-}
-
-/// Sets the cancel token when the time is used up, also while native code runs.
-struct Watchdog {
-    done: Option<mpsc::Sender<()>>,
-    thread: Option<std::thread::JoinHandle<()>>,
-    fired: Arc<AtomicBool>,
-    cancel: Cancel,
-}
-
-impl Watchdog {
-    fn start(host: &Host) -> Watchdog {
-        let fired = Arc::new(AtomicBool::new(false));
-        let cancel = host.cancel().clone();
-        let mut watch =
-            Watchdog { done: None, thread: None, fired: Arc::clone(&fired), cancel: cancel.clone() };
-        if let Some(deadline) = host.deadline() {
-            let (send, receive) = mpsc::channel::<()>();
-            watch.done = Some(send);
-            watch.thread = Some(std::thread::spawn(move || {
-                let left = deadline.saturating_duration_since(Instant::now());
-                if receive.recv_timeout(left) == Err(mpsc::RecvTimeoutError::Timeout) {
-                    fired.store(true, Ordering::SeqCst);
-                    cancel.set();
-                }
-            }));
-        }
-        watch
-    }
-
-    /// Ends the watch. Whether the time ran out; its stop request is taken back then.
-    fn finish(self) -> bool {
-        drop(self.done);
-        if let Some(thread) = self.thread {
-            let _ = thread.join();
-        }
-        let fired = self.fired.load(Ordering::SeqCst);
-        if fired {
-            self.cancel.clear();
-        }
-        fired
     }
 }

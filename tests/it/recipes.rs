@@ -210,7 +210,7 @@ fn check_finds_mistakes_without_running() {
     let wanted = [
         (2, "did you mean model?"),
         (3, "did you mean schedule?"),
-        (4, "did you mean n?"),
+        (4, "noise: there is no option m"),
         (5, "blend: wrong number of arguments"),
         (6, "nope: there is no such function"),
         (7, "did you mean sample::picture?"),
@@ -254,14 +254,18 @@ fn imports_come_from_beside_the_recipe() {
     let recipe = dir.path().join("r.rhai");
     std::fs::write(&recipe, "import \"helper\" as h;\nh::twice(21)").unwrap();
     let name = recipe.display().to_string();
-    let settings =
-        Settings { allow_read: vec![dir.path().into()], out: dir.path().into(), ..Settings::default() };
     let mut outcomes = thread::run(|| {
-        let mut session = Session::new(settings, Arc::new(Ear::default()), Cancel::default());
+        let mut session = session(dir.path()).0;
         let first = session.run(&name, &[]);
         std::fs::write(&recipe, "import \"helper\" as h;\nh::bad()").unwrap();
-        vec![first, session.run(&name, &[])]
+        let second = session.run(&name, &[]);
+        std::fs::write(dir.path().join("a.rhai"), "import \"b\" as b;").unwrap();
+        std::fs::write(dir.path().join("b.rhai"), "import \"a\" as a;").unwrap();
+        std::fs::write(&recipe, "import \"a\" as a;").unwrap();
+        vec![first, second, session.run(&name, &[])]
     });
+    let e = outcomes.pop().unwrap().unwrap_err();
+    assert!(e.title.contains("imports itself"), "{e}");
     let e = outcomes.pop().unwrap().unwrap_err();
     assert!(e.source.as_ref().unwrap().name.ends_with("helper.rhai"), "{e}");
     assert_eq!(outcomes.pop().unwrap().unwrap().text.as_deref(), Some("42"));

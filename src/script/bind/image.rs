@@ -34,6 +34,9 @@ impl Handle for Picture {
 
 fn open(host: &Host, name: &str) -> Result<Picture> {
     let path = Path::new(name);
+    if name.trim().is_empty() {
+        return Err(Error::value("open", "the file name is empty").hint("open(\"dog-flat.png\")"));
+    }
     if !path.exists()
         && let Some(bytes) = shipped::bytes(name)?
     {
@@ -47,6 +50,9 @@ fn open(host: &Host, name: &str) -> Result<Picture> {
         }
     })?;
     // Messages name the file as it was written, not its real path.
+    if real.is_dir() {
+        return Err(Error::file("open", path, "this is a folder, not a picture"));
+    }
     let bytes = std::fs::read(&real).map_err(|e| Error::file("open", path, e))?;
     Picture::from_bytes(&bytes, name, &Device::Cpu)
 }
@@ -69,6 +75,9 @@ fn record(host: &Host) -> Record {
 }
 
 fn write(host: &Host, op: &str, picture: &RgbImage, path: &Path) -> Result<PathBuf> {
+    if path.file_name().is_none_or(|n| n.to_string_lossy().trim().is_empty()) {
+        return Err(Error::value(op, "the file name is empty").hint("save(picture, \"name\")"));
+    }
     let named = match path.extension() {
         None => path.with_extension("png"),
         Some(ext) if ext.eq_ignore_ascii_case("png") => path.to_path_buf(),
@@ -191,7 +200,7 @@ pub fn register(r: &mut Registry) {
         write(&host, "finish", &sheet, Path::new(&format!("{name}.png")))?;
         Ok(())
     });
-    r.def("grid(list)", "Lays pictures out as one: row by row, with labels under them if given.")
+    r.def("grid(pictures)", "Lays pictures out as one: row by row, with labels under them if given.")
         .option("columns", "integer", "pictures in a row; near square if not said")
         .option("labels", "[string]", "one per picture")
         .example("let dog = open(\"dog-flat.png\");\ngrid([dog, dog], #{ columns: 2 }) // => Image 130x64")
