@@ -125,6 +125,15 @@ fn values_prompts_and_scripts_from_stdin() {
 }
 
 #[test]
+fn half_precision_on_the_cpu_says_that_it_computes_in_f32() {
+    for dtype in ["f16", "bf16"] {
+        let output = run(&["--dtype", dtype, "run", "text2image", "steps=1"]);
+        assert!(output.status.success(), "{}", err(&output));
+        assert!(err(&output).contains("the CPU computes in f32"), "{}", err(&output));
+    }
+}
+
+#[test]
 fn events_as_json_lines() {
     let output = run(&["--json", "run", "text2image", "steps=3"]);
     let events: Vec<serde_json::Value> =

@@ -82,6 +82,13 @@ fn load(host: &Host, spec: &str) -> Result<Model> {
                 .got(other));
         }
     };
+    // Half precision is a way to store weights here: there are no half-precision kernels for the CPU.
+    let dtype = if device.is_cpu() && dtype != DType::F32 {
+        host.emit(Event::Warn(format!("--dtype {}: the CPU computes in f32", settings.dtype)));
+        DType::F32
+    } else {
+        dtype
+    };
     // The old model goes before the new one comes: two may not fit.
     host.models.forget();
     let model = Model::load(spec, &LoadOptions { device, dtype, cancel: host.cancel().clone() })?;
