@@ -268,7 +268,7 @@ fn once(settings: &Settings, flags: &Flags, mut ui: Reporter, request: Request) 
     if interrupts.exit().is_some() && finished.snapshot.is_some() {
         run::rescue(&worker, &mut ui);
     }
-    finished.code
+    if finished.code == 0 && ui.failed() { 1 } else { finished.code }
 }
 
 fn engine(settings: &Settings, flags: &Flags, cancel: &Cancel) -> std::io::Result<(Worker, Interrupts)> {

@@ -43,6 +43,8 @@ pub struct Reporter {
     log: Option<File>,
     /// stdout was closed by its reader: the work goes on, nothing more is written there.
     closed: bool,
+    /// stdout could not be written for another reason than a reader that left (a full disk).
+    failed: bool,
 }
 
 impl Reporter {
@@ -65,7 +67,13 @@ impl Reporter {
             line_open: false,
             log,
             closed: false,
+            failed: false,
         }
+    }
+
+    /// Whether something that belongs on stdout was lost.
+    pub fn failed(&self) -> bool {
+        self.failed
     }
 
     /// How output is meant to be read.
@@ -160,8 +168,13 @@ impl Reporter {
             return;
         }
         let mut out = io::stdout().lock();
-        if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
+        if let Err(e) = writeln!(out, "{text}").and_then(|()| out.flush()) {
             self.closed = true;
+            drop(out);
+            if e.kind() != io::ErrorKind::BrokenPipe {
+                self.failed = true;
+                self.err(&format!("error: stdout cannot be written: {e}"));
+            }
         }
     }
 

@@ -156,6 +156,15 @@ fn a_reader_that_leaves_early_costs_nothing() {
     assert!(dir.path().join("out/text2image.png").is_file(), "the result is saved all the same");
 }
 
+#[test]
+fn a_full_disk_behind_stdout_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = scumble(dir.path()).args(["-e", "1"]).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains("stdout cannot be written"), "{}", err(&output));
+}
+
 /// Starts a long run, waits for its first step, sends a signal; the exit code, stderr, and the files in out/.
 fn signalled(signal: &str) -> (Option<i32>, String, Vec<String>) {
     let dir = tempfile::tempdir().unwrap();
