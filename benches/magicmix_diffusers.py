@@ -36,9 +36,9 @@ class Job:
 
     def __init__(self, options):
         self.o = argparse.Namespace(**options)
-        self.unet = UNet2DConditionModel.from_pretrained(MODEL / "unet", torch_dtype=torch.float32).eval()
-        self.vae = AutoencoderKL.from_pretrained(MODEL / "vae", torch_dtype=torch.float32).eval()
-        text = CLIPTextModel.from_pretrained(MODEL / "text_encoder", torch_dtype=torch.float32).eval()
+        self.unet = UNet2DConditionModel.from_pretrained(MODEL / "unet", dtype=torch.float32).eval()
+        self.vae = AutoencoderKL.from_pretrained(MODEL / "vae", dtype=torch.float32).eval()
+        text = CLIPTextModel.from_pretrained(MODEL / "text_encoder", dtype=torch.float32).eval()
         tokenizer = CLIPTokenizer.from_pretrained(MODEL / "tokenizer")
         ids = tokenizer(["", self.o.content], padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
         self.text = text(ids)[0]

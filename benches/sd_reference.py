@@ -39,7 +39,7 @@ def main():
         parser.error("--latent takes multiples of 8")
     torch.set_num_threads(a.threads)
     torch.set_grad_enabled(False)
-    load = lambda cls, name: cls.from_pretrained(a.folder / name, torch_dtype=torch.float32).eval()
+    load = lambda cls, name: cls.from_pretrained(a.folder / name, dtype=torch.float32).eval()
     out, seconds = {}, {}
 
     def timed(name, call):

@@ -92,7 +92,8 @@ class Evaluation:
         text = torch.cat([self.pipe.encode_prompt(c, "cpu", 1, False)[0] for c in contents])
         none = self.pipe.encode_prompt("", "cpu", 1, False)[0].expand_as(text)
         start, stop = (n - math.floor(k * n + 1e-6) for k in (K_MAX, K_MIN))
-        at = lambda i: s.add_noise(z0, noise, s.timesteps[i : i + 1])
+        alpha = [float(s.alphas_cumprod[t]) for t in s.timesteps] + [float(s.final_alpha_cumprod)]
+        at = lambda i: alpha[i] ** 0.5 * z0 + (1 - alpha[i]) ** 0.5 * noise
         z = at(start).repeat(len(contents), 1, 1, 1)
         for i in range(start, n):
             u, c = self.pipe.unet(torch.cat([z, z]), s.timesteps[i], torch.cat([none, text])).sample.chunk(2)

@@ -36,6 +36,6 @@ run train_expert.py data model concepts.txt expert --steps 2
 run finalize.py model clip expert emoji
 cp -r "$here/../emoji/pictures" emoji/pictures
 run fit_preview.py data emoji
-run evaluate.py data emoji sheets --steps 2 --only prompts mixes
+run evaluate.py data emoji sheets --steps 4 --only mixes
 ls -R emoji | head -40
 echo "smoke: all scripts ran"

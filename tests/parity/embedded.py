@@ -18,7 +18,7 @@ SITE = "up_blocks.1.attentions.1.transformer_blocks.0"
 
 def load(dtype=torch.float32):
     """The folder's networks as a pipeline, without a safety checker."""
-    part = lambda cls, name: cls.from_pretrained(MODEL / name, torch_dtype=dtype).eval()
+    part = lambda cls, name: cls.from_pretrained(MODEL / name, dtype=dtype).eval()
     return StableDiffusionPipeline(
         vae=part(AutoencoderKL, "vae"),
         text_encoder=part(CLIPTextModel, "text_encoder"),
@@ -86,7 +86,7 @@ def stages(pipe):
 def clip_stages(dtype):
     """CLIP features of texts and pictures, of unit length."""
     folder = MODEL / "clip"
-    clip = CLIPModel.from_pretrained(folder, torch_dtype=dtype).eval()
+    clip = CLIPModel.from_pretrained(folder, dtype=dtype).eval()
     tokenizer, processor = CLIPTokenizer.from_pretrained(folder), CLIPImageProcessor.from_pretrained(folder)
     unit = lambda f: torch.nn.functional.normalize(f if torch.is_tensor(f) else f.pooler_output, dim=-1)
     tokens = tokenizer(PROMPTS, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
