@@ -10,9 +10,9 @@ const STEPS: usize = 20;
 fn main() -> Result<()> {
     let m = Model::load("emoji", &LoadOptions::default())?;
     let (text, none) = (m.encode_text("a dog in the snow")?, m.encode_text("")?);
-    let s = m.schedule(STEPS, 0.0, 0)?;
+    let s = m.schedule(STEPS, Default::default())?;
     for run in 0..6 {
-        let mut z = m.noise(0, 1, None)?;
+        let mut z = m.noise(Default::default(), 0, 1, None)?;
         let started = Instant::now();
         for i in 0..STEPS {
             let eps = m.guided(&z, s.t(i)?, &text, &none, 7.0, &PredictOptions::default())?;

@@ -2,26 +2,27 @@
 
 use candle_core::{D, DType, Tensor, TensorId};
 
+use super::diffusion::train_schedule::Prediction;
 use super::error::{Error, Result};
 
 /// A batch of latents (or of noise, or of predictions): `[n, c, h, w]`, f32.
 #[derive(Clone, Debug)]
 pub struct Latent {
     tensor: Tensor,
-    clean: Option<Clean>,
+    raw: Option<Raw>,
 }
 
-/// The clean latent that a network itself meant, kept beside its noise prediction when it was not trained to predict
-/// noise: going through the noise and back would lose digits, and everything where alpha_bar is 0 (zero terminal SNR).
-/// It holds for the latent and the noise level that it was predicted at; arithmetic on the prediction drops it.
+/// What a network itself said, kept beside its noise prediction when it was not trained to predict noise: going through
+/// the noise and back would lose digits, and everything where alpha_bar is 0 (zero terminal SNR). It holds for the latent
+/// that it was predicted from; arithmetic on the prediction drops it.
 #[derive(Clone, Debug)]
-pub(crate) struct Clean {
-    /// The clean latent.
+pub(crate) struct Raw {
+    /// The network's output.
     pub tensor: Tensor,
+    /// What that is.
+    pub kind: Prediction,
     /// The latent it was predicted from.
     pub of: TensorId,
-    /// alpha_bar it was predicted at.
-    pub alpha: f64,
 }
 
 impl Latent {
@@ -32,18 +33,18 @@ impl Latent {
                 .expected("[n, c, h, w]")
                 .got(format!("{:?}", tensor.dims())));
         }
-        Ok(Latent { tensor, clean: None })
+        Ok(Latent { tensor, raw: None })
     }
 
-    /// The same values with the clean latent that the network implied beside them.
-    pub(crate) fn with_clean(mut self, clean: Clean) -> Self {
-        self.clean = Some(clean);
+    /// The same values with the network's own output beside them.
+    pub(crate) fn with_raw(mut self, raw: Raw) -> Self {
+        self.raw = Some(raw);
         self
     }
 
-    /// The clean latent that the network implied, if it was kept.
-    pub(crate) fn clean(&self) -> Option<&Clean> {
-        self.clean.as_ref()
+    /// The network's own output, if it was kept.
+    pub(crate) fn raw(&self) -> Option<&Raw> {
+        self.raw.as_ref()
     }
 
     /// The tensor, `[n, c, h, w]`.

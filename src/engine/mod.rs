@@ -9,6 +9,7 @@ pub mod nets;
 pub mod observe;
 pub mod ops;
 pub mod sheet;
+pub mod trajectory;
 pub mod weights;
 
 pub use error::{Error, Kind, Result};

@@ -90,6 +90,7 @@ impl Entry {
     pub fn usage(&self) -> String {
         let ty = |i: usize| self.params.get(i).map_or("any", |p| p.ty.as_str());
         let head = match self.what {
+            What::Operator if self.name == "[]" => format!("{}[{}]", ty(0), ty(1)),
             What::Operator => format!("{} {} {}", ty(0), self.name, ty(1)),
             What::Property => self.call.clone(),
             _ => {

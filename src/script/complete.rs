@@ -378,8 +378,8 @@ mod tests {
 
     #[test]
     fn option_keys_and_strings() {
-        assert_eq!(found("m.noise(1, #{ "), ["n: ", "size: "]);
-        assert_eq!(found("m.noise(1, #{ n: 2, "), ["size: "]);
+        assert_eq!(found("m.noise(1, #{ "), ["rng: ", "n: ", "size: "]);
+        assert_eq!(found("m.noise(1, #{ n: 2, "), ["rng: ", "size: "]);
         assert_eq!(found("m.noise(1, #{ si"), ["size: "]);
         assert!(found("load(\"em").contains(&"emoji".to_string()));
         assert!(found("open(\"dog-f").contains(&"dog-flat.png".to_string()));
@@ -400,7 +400,7 @@ mod tests {
         let hint = |line: &str| signature_hint(line, line.len(), &session());
         assert_eq!(hint("distance(").unwrap(), "a: Latent, b: Latent) -> number");
         assert_eq!(hint("distance(z,").unwrap(), " b: Latent) -> number");
-        assert_eq!(hint("sched.t(").unwrap(), "i: integer) -> integer");
+        assert_eq!(hint("sched.t(").unwrap(), "i: integer) -> integer|number");
         assert_eq!(hint("mine(z, ").unwrap(), "b)");
         assert_eq!(hint("distance(z"), None);
         assert_eq!(hint("distance(z, z, "), None);

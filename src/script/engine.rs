@@ -51,6 +51,16 @@ pub fn limits(engine: &mut Engine) {
     engine.set_max_map_size(MAX_LIST);
     engine.set_max_string_size(MAX_STRING);
     engine.set_max_variables(10_000);
+    words(engine);
+}
+
+/// Rhai reserves some words that it has no use for. `st.with(z)` is ours.
+pub fn words(engine: &mut Engine) {
+    #[allow(deprecated, reason = "Rhai marks volatile interfaces this way; its version is pinned")]
+    engine.on_parse_token(|token, _, _| match token {
+        rhai::Token::Reserved(word) if word.as_str() == "with" => rhai::Token::Identifier(word),
+        other => other,
+    });
 }
 
 fn events(engine: &mut Engine, host: &Rc<Host>) {

@@ -113,6 +113,8 @@ pub struct Host {
     pub saved: RefCell<Vec<PathBuf>>,
     /// The latent of the last step: what an interruption leaves.
     last: RefCell<Option<Latent>>,
+    /// Warnings that were given since the cell or recipe began.
+    warned: RefCell<Vec<String>>,
     /// Whether the error on its way is one of usage (exit code 2).
     pub usage: Cell<bool>,
     /// The model last loaded, by what it was loaded from.
@@ -138,6 +140,7 @@ impl Host {
             importing: RefCell::default(),
             saved: RefCell::default(),
             last: RefCell::default(),
+            warned: RefCell::default(),
             usage: Cell::new(false),
             models: Default::default(),
         }
@@ -166,6 +169,14 @@ impl Host {
     /// Sends an event.
     pub fn emit(&self, event: Event) {
         self.observer.event(event);
+    }
+
+    /// Warns, unless this was said before in the same cell or recipe.
+    pub fn warn_once(&self, text: &str) {
+        if !self.warned.borrow().iter().any(|w| w == text) {
+            self.warned.borrow_mut().push(text.to_string());
+            self.emit(Event::Warn(text.to_string()));
+        }
     }
 
     /// Shows a picture.
@@ -198,6 +209,7 @@ impl Host {
     pub fn begin(&self) {
         self.worked();
         self.usage.set(false);
+        self.warned.borrow_mut().clear();
         self.saved.borrow_mut().clear();
         self.last.replace(None);
         self.deadline.set(self.settings.max_time.map(|t| Instant::now() + t));

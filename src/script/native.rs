@@ -85,3 +85,4 @@ natives!(A 0, B 1, C 2, D 3);
 natives!(A 0, B 1, C 2, D 3, E 4);
 natives!(A 0, B 1, C 2, D 3, E 4, F 5);
 natives!(A 0, B 1, C 2, D 3, E 4, F 5, G 6);
+natives!(A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7);

@@ -88,7 +88,7 @@ impl Registry {
         Def::new(self, call, doc, What::Property)
     }
 
-    /// An operator: `+`, `-`, `*`, `/`. Matched by exact types.
+    /// An operator: `+`, `-`, `*`, `/`, or `[]` for `a[b]`. Matched by exact types.
     pub fn op(&mut self, symbol: &str, doc: &str) -> Def<'_> {
         Def::new(self, symbol, doc, What::Operator)
     }
@@ -309,7 +309,9 @@ impl<'a> Def<'a> {
         match entry.what {
             What::Operator => {
                 for types in product(&F::type_ids()) {
-                    registry.exact.push((entry.name.clone(), types, Rc::clone(&candidate)));
+                    // Rhai's own name for `a[b]`.
+                    let name = if entry.name == "[]" { "index$get$" } else { &entry.name };
+                    registry.exact.push((name.to_string(), types, Rc::clone(&candidate)));
                 }
             }
             What::Property => {

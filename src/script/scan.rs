@@ -103,6 +103,7 @@ pub fn completeness(text: &str) -> Completeness {
         let engine = parser.get_or_insert_with(|| {
             let mut engine = Engine::new_raw();
             engine.set_optimization_level(OptimizationLevel::None);
+            super::engine::words(&mut engine);
             engine
         });
         let Err(error) = engine.compile(text) else { return Completeness::Complete };

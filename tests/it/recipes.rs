@@ -145,7 +145,7 @@ fn usage_errors_and_script_errors_are_told_apart() {
         ("magicmix", &["steps=0"], Exit::Usage, "steps is out of range"),
         ("magicmix", &["steps=2.5"], Exit::Usage, "integer 1..1000"),
         ("magicmix", &["sede=3"], Exit::Usage, "did you mean seed?"),
-        ("magicmix", &["sampler=euler"], Exit::Usage, "ddim"),
+        ("magicmix", &["sampler=plms"], Exit::Usage, "euler_karras"),
         ("magicmix", &["example=99"], Exit::Usage, "has no example 99"),
         ("magicmix", &["s=[1,"], Exit::Usage, "cannot be"),
         ("magicmx", &[], Exit::Usage, "did you mean magicmix?"),

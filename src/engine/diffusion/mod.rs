@@ -1,5 +1,7 @@
 //! Diffusion itself: noise, the schedule and its steps.
 
 pub mod noise;
+pub mod sampler;
 pub mod schedule;
+pub mod stepper;
 pub mod train_schedule;

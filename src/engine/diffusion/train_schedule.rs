@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::sampler::{LCM_STEPS, interpolate};
 use crate::engine::error::{Error, Kind, Result};
 
 /// What the network was trained to predict.
@@ -35,14 +36,24 @@ pub struct TrainSchedule {
     pub final_alpha: f64,
     /// What the network predicts.
     pub prediction: Prediction,
-    /// Spread of the sampling timesteps.
-    pub spacing: Spacing,
+    /// Spread of the sampling timesteps; where the config is silent, every sampler has a rule of its own.
+    pub spacing: Option<Spacing>,
     /// Added to `Leading` timesteps.
     pub offset: usize,
     /// Clamp of the predicted clean latent, if on.
     pub clip: Option<f64>,
     /// Dynamic thresholding (Imagen): share of values and the largest threshold, if on.
     pub threshold: Option<(f64, f64)>,
+    /// Whether sampling ends at the first training timestep's sigma instead of 0 (`final_sigmas_type`).
+    pub ends_at_first: bool,
+    /// Smallest log-SNR / 2 that DPM-Solver visits (`lambda_min_clipped`).
+    pub lambda_min: f64,
+    /// Whether the betas follow the cosine schedule.
+    pub cosine: bool,
+    /// Steps that a consistency model was distilled with (`original_inference_steps`).
+    pub lcm_steps: usize,
+    /// By what a consistency model's timesteps are multiplied in its boundary condition (`timestep_scaling`).
+    pub lcm_scaling: f64,
 }
 
 impl TrainSchedule {
@@ -91,6 +102,11 @@ impl TrainSchedule {
             zero_terminal_snr(&mut alphas);
         }
         Ok(TrainSchedule {
+            ends_at_first: text("final_sigmas_type", "zero") == "sigma_min",
+            lambda_min: number("lambda_min_clipped", f64::NEG_INFINITY),
+            cosine: text("beta_schedule", "linear") == "squaredcos_cap_v2",
+            lcm_steps: (number("original_inference_steps", LCM_STEPS as f64) as usize).max(1),
+            lcm_scaling: number("timestep_scaling", 10.0),
             final_alpha: if flag("set_alpha_to_one", true) { 1.0 } else { alphas[0] },
             alphas,
             prediction: match text("prediction_type", "epsilon").as_str() {
@@ -102,10 +118,11 @@ impl TrainSchedule {
                         .expected("epsilon, v_prediction or sample"));
                 }
             },
-            spacing: match text("timestep_spacing", "leading").as_str() {
-                "leading" => Spacing::Leading,
-                "trailing" => Spacing::Trailing,
-                "linspace" => Spacing::Linspace,
+            spacing: match text("timestep_spacing", "").as_str() {
+                "" => None,
+                "leading" => Some(Spacing::Leading),
+                "trailing" => Some(Spacing::Trailing),
+                "linspace" => Some(Spacing::Linspace),
                 other => {
                     return Err(bad(format!("unknown timestep_spacing \"{other}\""))
                         .expected("leading, trailing or linspace"));
@@ -128,17 +145,21 @@ impl TrainSchedule {
         self.alphas.is_empty()
     }
 
-    /// The `n` sampling timesteps, noisiest first, as diffusers' `set_timesteps` gives them.
+    /// The `n` sampling timesteps of DDIM, noisiest first, as diffusers' `set_timesteps` gives them.
     /// Errors: n is 0 or more than T.
     pub fn timesteps(&self, n: usize) -> Result<Vec<usize>> {
+        self.spaced(self.spacing.unwrap_or(Spacing::Leading), n)
+    }
+
+    /// `n` whole timesteps, noisiest first, spread by `spacing`. Errors: n is 0 or more than T; an offset that leads
+    /// past the last timestep.
+    pub(super) fn spaced(&self, spacing: Spacing, n: usize) -> Result<Vec<usize>> {
         let total = self.len();
         if n == 0 || n > total {
-            return Err(Error::value("schedule", "the number of steps is out of range")
-                .expected(format!("1..{total}"))
-                .got(n.to_string()));
+            return Err(self.wrong_count(n));
         }
         // A float that is a half rounds to even, as numpy's does.
-        let list: Vec<usize> = match self.spacing {
+        let list: Vec<usize> = match spacing {
             Spacing::Leading => (0..n).rev().map(|i| i * (total / n) + self.offset).collect(),
             Spacing::Trailing => {
                 // numpy's arange steps by (start + step) - start, whose rounding decides which way a half goes.
@@ -156,17 +177,58 @@ impl TrainSchedule {
         };
         match list.iter().find(|&&t| t >= total) {
             None => Ok(list),
-            Some(t) => Err(Error::value(
-                "schedule",
-                format!("with {n} steps the offset leads past the last timestep: {t}"),
-            )
-            .hint("take fewer steps")),
+            Some(t) => Err(self.beyond(n, *t)),
         }
+    }
+
+    pub(super) fn wrong_count(&self, n: usize) -> Error {
+        Error::value("schedule", "the number of steps is out of range")
+            .expected(format!("1..{}", self.len()))
+            .got(n.to_string())
+    }
+
+    pub(super) fn beyond(&self, n: usize, t: usize) -> Error {
+        Error::value("schedule", format!("with {n} steps the offset leads past the last timestep: {t}"))
+            .hint("take fewer steps")
+    }
+
+    /// Noise over signal, `sqrt((1 - ab) / ab)`, per training timestep. A schedule that ends in pure noise has a finite
+    /// value there all the same (2^12, as diffusers' sigma samplers have it).
+    pub(super) fn sigmas(&self) -> Vec<f64> {
+        self.alphas
+            .iter()
+            .map(|&ab| {
+                let ab = if ab == 0.0 { 2f64.powi(-24) } else { ab };
+                ((1.0 - ab) / ab).sqrt()
+            })
+            .collect()
+    }
+
+    /// alpha_bar at the end of samplers that count in sigmas.
+    pub(super) fn last_level(&self) -> f64 {
+        if self.ends_at_first { self.alphas[0] } else { 1.0 }
+    }
+
+    /// alpha_bar at a training timestep, which may lie between two (then sigma is interpolated linearly).
+    /// Errors: outside 0..T-1.
+    pub fn alpha_at(&self, op: &str, t: f64) -> Result<f64> {
+        let last = (self.len() - 1) as f64;
+        if !(0.0..=last).contains(&t) {
+            return Err(Error::value(op, "the timestep is outside the training schedule")
+                .expected(format!("0..{last}"))
+                .got(t.to_string())
+                .hint("s.t(i) gives the timestep of step i"));
+        }
+        if t == t.trunc() {
+            return Ok(self.alphas[t as usize]);
+        }
+        let sigma = interpolate(&self.sigmas(), t);
+        Ok(1.0 / (1.0 + sigma * sigma))
     }
 }
 
 /// numpy's linspace: multiples of one step, whose rounding decides which way a half goes later; the end is exact.
-fn linspace(from: f64, to: f64, n: usize) -> Vec<f64> {
+pub(super) fn linspace(from: f64, to: f64, n: usize) -> Vec<f64> {
     if n == 1 {
         return vec![from];
     }

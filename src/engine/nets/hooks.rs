@@ -55,6 +55,11 @@ impl Site {
     pub fn is_named(&self, name: &str) -> bool {
         self.path == name || self.alias.as_deref() == Some(name)
     }
+
+    /// Whether `name` means this site or a part of the network that it lies in: "up_blocks.1", "mid_block".
+    pub fn is_in(&self, name: &str) -> bool {
+        self.is_named(name) || self.path.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'))
+    }
 }
 
 /// Reads or changes attention. Tensors keep their graph.
@@ -84,6 +89,15 @@ pub trait ActivationHook {
 
     /// Sees the activation `[rows, c, h, w]`; may return one of the same shape to go on with.
     fn on_activation(&mut self, site: &Site, rows: &[Row], x: &Tensor) -> Result<Option<Tensor>>;
+}
+
+/// Hooks of the caller's own for a call of a model, beside the edits that are values.
+#[derive(Default)]
+pub struct Extra<'a> {
+    /// On attention, in order.
+    pub attention: Vec<Box<dyn AttentionHook + 'a>>,
+    /// On activations, in order.
+    pub activation: Vec<Box<dyn ActivationHook + 'a>>,
 }
 
 /// The hooks of one network call.

@@ -57,6 +57,11 @@ impl Embedding {
         self.encoded.tokens[1..self.encoded.end].iter().map(|t| t.text.as_str()).collect()
     }
 
+    /// How many tokens a word is cut into.
+    pub fn word_tokens(&self, word: &str) -> Result<usize> {
+        Ok(self.tokenizer.word_ids(word)?.len())
+    }
+
     /// The same prompt with other states (after arithmetic on them).
     pub fn with_states(&self, states: Tensor) -> Result<Self> {
         if states.dims() != self.states.dims() {

@@ -84,8 +84,14 @@ impl Folder {
 
     /// A JSON file. Errors: missing, or not JSON.
     pub fn json(&self, file: &str) -> Result<Value> {
-        serde_json::from_slice(&self.read(file)?).map_err(|e| {
-            Error::new(Kind::File, "load", format!("{}: this is not JSON: {e}", self.display(file)))
+        let bytes = self.read(file)?;
+        serde_json::from_slice(&bytes).or_else(|e| {
+            // Python writes numbers that JSON does not have (`"lambda_min_clipped": -Infinity`): such a key counts as
+            // not given.
+            let without = without_infinities(&String::from_utf8_lossy(&bytes));
+            serde_json::from_str(&without).map_err(|_| {
+                Error::new(Kind::File, "load", format!("{}: this is not JSON: {e}", self.display(file)))
+            })
         })
     }
 
@@ -171,5 +177,36 @@ impl Folder {
     #[cfg(not(feature = "embedded"))]
     fn embedded_names(&self) -> Vec<String> {
         Vec::new()
+    }
+}
+/// The text with `NaN`, `Infinity` and `-Infinity` outside strings replaced by `null`.
+fn without_infinities(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let (mut rest, mut quoted) = (text, false);
+    while let Some(c) = rest.chars().next() {
+        let word = ["-Infinity", "Infinity", "NaN"].into_iter().find(|w| !quoted && rest.starts_with(w));
+        if let Some(word) = word {
+            out.push_str("null");
+            rest = &rest[word.len()..];
+            continue;
+        }
+        let taken =
+            if quoted && c == '\\' { rest.chars().take(2).map(char::len_utf8).sum() } else { c.len_utf8() };
+        quoted ^= c == '"';
+        out.push_str(&rest[..taken]);
+        rest = &rest[taken..];
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_json_does_not_have() {
+        let text = r#"{"a": -Infinity, "b": [NaN, Infinity], "c": "NaN \" Infinity"}"#;
+        let json: Value = serde_json::from_str(&without_infinities(text)).unwrap();
+        assert_eq!(json, serde_json::json!({"a": null, "b": [null, null], "c": "NaN \" Infinity"}));
     }
 }

@@ -10,16 +10,16 @@ use super::folder::Folder;
 use super::locate::locate;
 use super::tokenizer::Tokenizer;
 use super::{Scope, Weights};
-use crate::engine::diffusion::noise::TorchNoise;
-use crate::engine::diffusion::schedule::{Schedule, implied_noise};
+use crate::engine::diffusion::noise::Rng;
+use crate::engine::diffusion::schedule::{Schedule, ScheduleOptions, implied_noise};
 use crate::engine::diffusion::train_schedule::{Prediction, TrainSchedule};
 use crate::engine::error::{Error, Result};
 use crate::engine::image::Picture;
-use crate::engine::latent::{Clean, Latent};
+use crate::engine::latent::{Latent, Raw};
 use crate::engine::nets::attention_edit::Attention;
 use crate::engine::nets::clip_text::ClipText;
 use crate::engine::nets::clip_vision::Clip;
-use crate::engine::nets::hooks::{Features, Hooks, Row, Site};
+use crate::engine::nets::hooks::{Extra, Features, Hooks, Row, Site};
 use crate::engine::nets::unet::{Context, Unet, UnetConfig};
 use crate::engine::nets::vae::{Vae, VaeConfig};
 use crate::engine::observe::Cancel;
@@ -178,6 +178,31 @@ impl Model {
         self.0.unet.sites()
     }
 
+    /// Number of positions of its prompts (77).
+    pub fn positions(&self) -> usize {
+        self.0.text.length()
+    }
+
+    /// By how much the feature maps at a site are smaller than the latent, on a side.
+    pub fn reduction(&self, site: &Site) -> usize {
+        self.0.unet.reduction(site)
+    }
+
+    /// An error that names the nearest sites, unless every name means one.
+    pub fn known_sites<'a>(&self, names: impl Iterator<Item = &'a String>) -> Result<()> {
+        for name in names {
+            let sites = self.sites();
+            if !sites.iter().any(|s| s.is_in(name)) {
+                let mut parts: Vec<&str> = sites.iter().filter_map(|s| s.alias.as_deref()).collect();
+                parts.extend(["down_blocks", "mid_block", "up_blocks"]);
+                return Err(Error::missing("sites", format!("the network has no site \"{name}\""))
+                    .expected(format!("a path of m.sites(), its beginning, or one of: {}", parts.join(", ")))
+                    .hint("m.sites() lists them"));
+            }
+        }
+        Ok(())
+    }
+
     /// Picture pixels per latent pixel, on a side.
     pub fn factor(&self) -> usize {
         self.0.vae.config().factor
@@ -228,8 +253,8 @@ impl Model {
     }
 
     /// A schedule of `n` sampling steps; see [`Schedule::new`].
-    pub fn schedule(&self, n: usize, noise_eta: f64, seed: u64) -> Result<Schedule> {
-        Schedule::new(Arc::clone(&self.0.train), n, noise_eta, seed)
+    pub fn schedule(&self, n: usize, options: ScheduleOptions) -> Result<Schedule> {
+        Schedule::new(Arc::clone(&self.0.train), n, options)
     }
 
     /// The picture side of which width and height must be multiples.
@@ -240,7 +265,7 @@ impl Model {
     /// Starting noise for `n` pictures of `size` (width, height) pixels (the model's own size if not said): picture `i`
     /// has the noise that a single picture of seed + i has.
     /// Errors: n = 0; a size that is no multiple of [`Model::unit`], 0, or larger than 4096.
-    pub fn noise(&self, seed: u64, n: usize, size: Option<(usize, usize)>) -> Result<Latent> {
+    pub fn noise(&self, rng: Rng, seed: u64, n: usize, size: Option<(usize, usize)>) -> Result<Latent> {
         let (w, h) = size.unwrap_or((self.size(), self.size()));
         let unit = self.unit();
         if w == 0 || h == 0 || w % unit != 0 || h % unit != 0 || w > 4096 || h > 4096 {
@@ -258,7 +283,7 @@ impl Model {
         let each = c * (h / f) * (w / f);
         let mut values = Vec::with_capacity(n * each);
         for i in 0..n as u64 {
-            values.extend(TorchNoise::new(seed.wrapping_add(i)).normal(each));
+            values.extend(rng.draw(seed.wrapping_add(i), 0, each));
         }
         let t = Tensor::from_vec(values, (n, c, h / f, w / f), self.device())?;
         Latent::new(t.to_dtype(self.0.options.dtype)?)
@@ -270,12 +295,25 @@ impl Model {
     pub fn predict(
         &self,
         z: &Latent,
-        t: usize,
+        t: f64,
         text: &Embedding,
         options: &PredictOptions,
     ) -> Result<(Latent, Vec<Tensor>)> {
+        self.predict_with(z, t, text, options, &mut Extra::default())
+    }
+
+    /// [`Model::predict`] with hooks of the caller's own, which work after the edits in `options`.
+    pub fn predict_with(
+        &self,
+        z: &Latent,
+        t: f64,
+        text: &Embedding,
+        options: &PredictOptions,
+        extra: &mut Extra,
+    ) -> Result<(Latent, Vec<Tensor>)> {
         let n = z.dims().0;
-        self.run(z, t, self.context(&vec![text; n])?.as_ref(), vec![Row::Conditional; n], text, options)
+        let rows = vec![Row::Conditional; n];
+        self.run(z, t, self.context(&vec![text; n])?.as_ref(), rows, text, options, extra)
     }
 
     /// Classifier-free guidance (Ho and Salimans 2022): `none + cfg (text - none)`, both in one batch. With `cfg` 1 only
@@ -283,17 +321,33 @@ impl Model {
     pub fn guided(
         &self,
         z: &Latent,
-        t: usize,
+        t: f64,
         text: &Embedding,
         none: &Embedding,
         cfg: f64,
         options: &PredictOptions,
     ) -> Result<Latent> {
+        Ok(self.guided_with(z, t, text, none, cfg, options, &mut Extra::default())?.0)
+    }
+
+    /// [`Model::guided`] with hooks of the caller's own, and the activations that were asked for, of the rows with the
+    /// prompt.
+    #[allow(clippy::too_many_arguments)]
+    pub fn guided_with(
+        &self,
+        z: &Latent,
+        t: f64,
+        text: &Embedding,
+        none: &Embedding,
+        cfg: f64,
+        options: &PredictOptions,
+        extra: &mut Extra,
+    ) -> Result<(Latent, Vec<Tensor>)> {
         if !cfg.is_finite() {
             return Err(Error::value("guided", "cfg must be a finite number").got(cfg.to_string()));
         }
         if cfg == 1.0 {
-            return Ok(self.predict(z, t, text, options)?.0);
+            return self.predict_with(z, t, text, options, extra);
         }
         let n = z.dims().0;
         let both = Latent::new(Tensor::cat(&[z.tensor(), z.tensor()], 0)?)?;
@@ -301,20 +355,21 @@ impl Model {
         prompts.resize(2 * n, text);
         let mut rows = vec![Row::Unconditional; n];
         rows.resize(2 * n, Row::Conditional);
-        let (both, _) = self.run(&both, t, self.context(&prompts)?.as_ref(), rows, text, options)?;
+        let context = self.context(&prompts)?;
+        let (both, features) = self.run(&both, t, &context, rows, text, options, extra)?;
+        let features = features.iter().map(|f| Ok(f.narrow(0, n, n)?)).collect::<Result<_>>()?;
         let part = |x: &Tensor, i: usize| -> Result<Tensor> { Ok(x.narrow(0, i * n, n)?) };
         let mix = |x: &Tensor| -> Result<Tensor> {
             let (none, text) = (part(x, 0)?, part(x, 1)?);
             Ok((&none + ((text - &none)? * cfg)?)?)
         };
         let eps = Latent::new(mix(both.tensor())?)?;
-        match both.clean() {
-            Some(clean) => Ok(eps.with_clean(Clean {
-                tensor: mix(&clean.tensor)?,
-                of: z.tensor().id(),
-                alpha: clean.alpha,
-            })),
-            None => Ok(eps),
+        match both.raw() {
+            Some(raw) => {
+                let tensor = mix(&raw.tensor)?;
+                Ok((eps.with_raw(Raw { tensor, kind: raw.kind, of: z.tensor().id() }), features))
+            }
+            None => Ok((eps, features)),
         }
     }
 
@@ -333,24 +388,24 @@ impl Model {
         Ok(context)
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn run(
         &self,
         z: &Latent,
-        t: usize,
+        t: f64,
         context: &Context,
         rows: Vec<Row>,
         text: &Embedding,
         options: &PredictOptions,
+        extra: &mut Extra,
     ) -> Result<(Latent, Vec<Tensor>)> {
-        let ab = *self.0.train.alphas.get(t).ok_or_else(|| {
-            Error::value("predict", "the timestep is outside the training schedule")
-                .expected(format!("0..{}", self.0.train.len() - 1))
-                .got(t.to_string())
-                .hint("s.t(i) gives the timestep of step i")
-        })?;
+        let ab = self.0.train.alpha_at("predict", t)?;
         let (_, _, h, w) = z.dims();
         let mut edit = match &options.attention {
-            Some(attention) => attention.hook(text, h, w)?,
+            Some(attention) => {
+                self.known_sites(attention.names())?;
+                attention.hook(text, h, w)?
+            }
             None => None,
         };
         let mut features = Features::new(&options.features);
@@ -359,22 +414,24 @@ impl Model {
             hooks = hooks.with_attention(edit);
         }
         if !options.features.is_empty() {
+            self.known_sites(options.features.iter())?;
             hooks = hooks.with_activation(&mut features);
         }
+        for hook in &mut extra.attention {
+            hooks = hooks.with_attention(hook.as_mut());
+        }
+        for hook in &mut extra.activation {
+            hooks = hooks.with_activation(hook.as_mut());
+        }
         let z_in = z.tensor().to_device(self.device())?.to_dtype(self.0.options.dtype)?;
-        let out = self.0.unet.forward(&z_in, t as f64, context, &mut hooks)?.to_dtype(z.tensor().dtype())?;
+        let out = self.0.unet.forward(&z_in, t, context, &mut hooks)?.to_dtype(z.tensor().dtype())?;
         drop(hooks);
         Ok((implied_noise(self.0.train.prediction, z, out, ab)?, features.take()?))
     }
 
     /// What the network should predict for `x0` noised with `noise` to timestep `t`: the target of training.
-    pub fn target(&self, x0: &Latent, noise: &Latent, t: usize) -> Result<Latent> {
-        let ab = *self
-            .0
-            .train
-            .alphas
-            .get(t)
-            .ok_or_else(|| Error::value("target", "no such timestep").got(t.to_string()))?;
+    pub fn target(&self, x0: &Latent, noise: &Latent, t: f64) -> Result<Latent> {
+        let ab = self.0.train.alpha_at("target", t)?;
         match self.0.train.prediction {
             Prediction::Epsilon => Ok(noise.clone()),
             Prediction::Sample => Ok(x0.clone()),

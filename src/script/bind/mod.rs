@@ -2,11 +2,14 @@
 
 mod attention;
 mod core;
+mod hooks;
 mod image;
 mod latent;
 mod model;
 mod prompt;
 mod schedule;
+mod tensor;
+mod trajectory;
 
 use std::sync::Arc;
 
@@ -19,10 +22,11 @@ use super::options::{Opt, Options, Val};
 use super::registry::Registry;
 use super::types::{self, Handle};
 use crate::engine::diffusion::schedule::Schedule;
+use crate::engine::diffusion::stepper::Stepper;
 use crate::engine::error::{Error, Result};
 use crate::engine::image::Picture;
 use crate::engine::latent::Latent;
-use crate::engine::nets::attention_edit::Attention;
+use crate::engine::trajectory::Trajectory;
 use crate::engine::weights::embedding::Embedding;
 use crate::engine::weights::model::Model;
 use crate::engine::weights::pictures as shipped;
@@ -33,7 +37,9 @@ pub fn register(r: &mut Registry) {
     prompt::register(r);
     schedule::register(r);
     latent::register(r);
+    trajectory::register(r);
     attention::register(r);
+    tensor::register(r);
     image::register(r);
     core::register(r);
 }
@@ -43,8 +49,12 @@ pub fn types(engine: &mut Engine) {
     handle::<Model>(engine);
     handle::<Embedding>(engine);
     handle::<Schedule>(engine);
+    handle::<Stepper>(engine);
     handle::<Latent>(engine);
-    handle::<Attention>(engine);
+    handle::<Trajectory>(engine);
+    handle::<trajectory::Level>(engine);
+    handle::<hooks::Edits>(engine);
+    handle::<tensor::Tensor>(engine);
     handle::<Picture>(engine);
     handle::<Options>(engine);
     handle::<Opt>(engine);

@@ -4,23 +4,27 @@ use std::cell::RefCell;
 use std::path::Path;
 
 use candle_core::DType;
-use rhai::{Dynamic, Map};
+use rhai::{Dynamic, Map, NativeCallContext};
 
+use super::hooks::{self, Edits};
 use super::size;
 use crate::engine::device;
-use crate::engine::diffusion::schedule::Schedule;
+use crate::engine::diffusion::noise::Rng;
+use crate::engine::diffusion::sampler::Sampler;
+use crate::engine::diffusion::schedule::{Schedule, ScheduleOptions};
 use crate::engine::error::{Error, Result};
 use crate::engine::image::Picture;
 use crate::engine::latent::Latent;
-use crate::engine::nets::hooks::Site;
+use crate::engine::nets::hooks::{Site, SiteKind};
 use crate::engine::observe::Event;
 use crate::engine::weights::embedding::Embedding;
-use crate::engine::weights::model::{LoadOptions, Model, PredictOptions};
+use crate::engine::weights::model::{LoadOptions, Model};
 use crate::script::args::{Either, Opts};
 use crate::script::host::Host;
 use crate::script::options::{Options, Val};
 use crate::script::registry::Registry;
 use crate::script::types::Handle;
+use crate::script::values::Fail;
 
 /// The model that was loaded last, so that loading it again costs nothing.
 #[derive(Default)]
@@ -103,7 +107,7 @@ fn load(host: &Host, spec: &str) -> Result<Model> {
     Ok(model)
 }
 
-fn encode_text(host: &Host, m: &Model, words: &str) -> Result<Embedding> {
+pub(super) fn encode_text(host: &Host, m: &Model, words: &str) -> Result<Embedding> {
     let text = m.encode_text(words)?;
     if let Some(cut) = text.cut() {
         host.emit(Event::Warn(format!(
@@ -129,44 +133,53 @@ fn number(o: &Options, name: &str) -> f64 {
     o.0.get(name).and_then(Val::number).unwrap_or(0.0)
 }
 
-fn schedule(m: &Model, steps: Either<usize, Options>, opts: &Opts) -> Result<Schedule> {
-    let (n, eta, seed, sampler) = match &steps {
-        Either::Left(n) => (*n, 0.0, 0.0, "ddim".to_string()),
-        Either::Right(o) => {
-            let sampler = o.0.get("sampler").and_then(Val::text).unwrap_or("ddim").to_string();
-            (number(o, "steps") as usize, number(o, "noise_eta"), number(o, "seed"), sampler)
-        }
-    };
-    let sampler = opts.or("sampler", sampler)?;
-    if sampler != "ddim" {
-        return Err(Error::missing("schedule", format!("there is no sampler {sampler}")).expected("ddim"));
-    }
-    m.schedule(n, opts.or("noise_eta", eta)?, opts.or("seed", seed as u64)?)
+fn text<'a>(o: &'a Options, name: &str) -> Option<&'a str> {
+    o.0.get(name).and_then(Val::text)
 }
 
-fn noise(host: &Host, m: &Model, seed: Either<u64, Options>, opts: &Opts) -> Result<Latent> {
-    let (seed, n, given) = match &seed {
-        Either::Left(seed) => (*seed, 1, None),
-        Either::Right(o) => {
-            (number(o, "seed") as u64, number(o, "n") as usize, o.0.get("size").map(Val::to_dynamic))
-        }
+/// The number of steps and how they are made, from a recipe's options or from `opts`, which count more.
+pub(super) fn schedule(m: &Model, steps: &Either<usize, Options>, opts: &Opts) -> Result<Schedule> {
+    let (n, recipe) = match steps {
+        Either::Left(n) => (*n, None),
+        Either::Right(o) => (number(o, "steps") as usize, Some(o)),
     };
+    let named = |key: &str, default: &str| -> Result<String> {
+        opts.or(key, recipe.and_then(|o| text(o, key)).unwrap_or(default).to_string())
+    };
+    let options = ScheduleOptions {
+        sampler: Sampler::parse(&named("sampler", "ddim")?)?,
+        rng: Rng::parse("schedule", &named("rng", "torch")?)?,
+        noise_eta: opts.or("noise_eta", recipe.map_or(0.0, |o| number(o, "noise_eta")))?,
+        seed: opts.or("seed", recipe.map_or(0, |o| number(o, "seed") as u64))?,
+    };
+    m.schedule(n, options)
+}
+
+pub(super) fn noise(host: &Host, m: &Model, seed: &Either<u64, Options>, opts: &Opts) -> Result<Latent> {
+    let (seed, n, given, rng) = match seed {
+        Either::Left(seed) => (*seed, 1, None, None),
+        Either::Right(o) => (
+            number(o, "seed") as u64,
+            number(o, "n") as usize,
+            o.0.get("size").map(Val::to_dynamic),
+            text(o, "rng"),
+        ),
+    };
+    let rng = Rng::parse("noise", &opts.or("rng", rng.unwrap_or("torch").to_string())?)?;
     let n = opts.or("n", n)?;
     let given = opts.get::<Dynamic>("size")?.or(given);
     let size = size("noise", given.as_ref())?;
     let (w, h) = size.unwrap_or((m.size(), m.size()));
     host.reserve("noise", (n as u64).saturating_mul((w * h) as u64 * VALUES * 4))?;
-    m.noise(seed, n, size)
+    m.noise(rng, seed, n, size)
 }
 
-fn predict_options(opts: &Opts) -> Result<PredictOptions> {
-    Ok(PredictOptions { attention: opts.get("attention")?, features: opts.or("features", Vec::new())? })
-}
-
-fn predict(m: &Model, z: &Latent, t: usize, text: &Embedding, opts: &Opts) -> Result<Either<Latent, Map>> {
-    let options = predict_options(opts)?;
-    let (eps, features) = m.predict(z, t, text, &options)?;
-    if options.features.is_empty() {
+/// Noise, or noise and activations where some were asked for.
+fn predicted(
+    (eps, features): (Latent, Vec<candle_core::Tensor>),
+    names: &[String],
+) -> std::result::Result<Either<Latent, Map>, Fail> {
+    if names.is_empty() {
         return Ok(Either::Left(eps));
     }
     let features =
@@ -177,13 +190,18 @@ fn predict(m: &Model, z: &Latent, t: usize, text: &Embedding, opts: &Opts) -> Re
     Ok(Either::Right(map))
 }
 
-fn site(site: &Site) -> Map {
-    let mut map = Map::new();
-    map.insert("path".into(), site.path.clone().into());
-    map.insert("kind".into(), format!("{:?}", site.kind).into());
-    map.insert("alias".into(), site.alias.clone().unwrap_or_default().into());
-    map.insert("heads".into(), Dynamic::from(site.heads as i64));
-    map.insert("channels".into(), Dynamic::from(site.channels as i64));
+/// A site with what stands there for pictures of the model's own size.
+fn site(m: &Model, site: &Site) -> Map {
+    let side = m.size() / m.factor();
+    let mut map = hooks::describe(site, (side, side), m.reduction(site));
+    let side = side.div_ceil(m.reduction(site)) as i64;
+    let keys = m.positions() as i64;
+    let shape = match site.kind {
+        SiteKind::CrossAttention => vec![site.heads as i64, side * side, keys],
+        SiteKind::SelfAttention => vec![site.heads as i64, side * side, side * side],
+        SiteKind::Activation => vec![site.channels as i64, side, side],
+    };
+    map.insert("shape".into(), Dynamic::from_array(shape.into_iter().map(Dynamic::from).collect()));
     map
 }
 
@@ -248,25 +266,29 @@ pub fn register(r: &mut Registry) {
         "The noise levels of a sampling run, noisiest first. Given the options of a recipe, it takes `steps`, `sampler`, \
          `noise_eta` and `seed` from them.",
     )
-    .option("noise_eta", "number", "DDIM's stochasticity, 0..1")
-    .option("seed", "integer", "of the fresh noise, if noise_eta is not 0")
-    .option("sampler", "string", "\"ddim\"")
+    .option("sampler", "string", "ddim, euler, euler_a, euler_karras, dpmpp_2m, dpmpp_2m_karras or lcm")
+    .option("noise_eta", "number", "share of fresh noise per step of ddim or euler, 0..1")
+    .option("seed", "integer", "of the fresh noise, where a sampler takes any")
+    .option("rng", "string", "torch (its CPU generator) or philox (its CUDA generator)")
     .example("let s = load(\"emoji\").schedule(50);\n[s.len, s.t(0), s.t(49)] // => [50, 981, 1]")
+    .example("load(\"emoji\").schedule(4, #{ sampler: \"lcm\" }).timesteps // => [999, 759, 499, 259]")
+    .example("load(\"emoji\").schedule(4, #{ sampler: \"plms\" }) // error: no sampler plms")
     .see(&["Schedule", "noise"])
-    .bind(|m: Model, steps: Either<usize, Options>, o: Opts| schedule(&m, steps, &o));
+    .bind(|m: Model, steps: Either<usize, Options>, o: Opts| schedule(&m, &steps, &o));
     let host = r.host();
     r.def(
         "m.noise(seed)",
         "Starting noise, the same as torch's CPU generator gives for this seed. Given the options of a recipe, it takes \
-         `seed`, `n` and `size` from them. Picture i of n has the noise of seed + i.",
+         `seed`, `n`, `size` and `rng` from them. Picture i of n has the noise of seed + i.",
     )
+    .option("rng", "string", "torch (its CPU generator) or philox (its CUDA generator, as A1111's GPU and NV noise)")
     .option("n", "integer", "how many pictures")
     .option("size", "pixels|[w, h]", "of the picture; 0 = the model's own")
     .example("let m = load(\"emoji\");\nm.noise(7, #{ n: 2 }).shape // => [2, 4, 16, 16]")
     .example("let m = load(\"emoji\");\ndistance(m.noise(8), m.noise(7, #{ n: 2 }).pick(1)) // => 0.0")
     .see(&["schedule", "add_noise"])
     .work()
-    .bind(move |m: Model, seed: Either<u64, Options>, o: Opts| noise(&host, &m, seed, &o));
+    .bind(move |m: Model, seed: Either<u64, Options>, o: Opts| noise(&host, &m, &seed, &o));
     r.def(
         "m.predict(z, t, text)",
         "The noise eps that the UNet sees in `z` at training timestep `t` under the prompt, whatever the network's own target \
@@ -284,7 +306,10 @@ pub fn register(r: &mut Registry) {
     )
     .see(&["guided", "step", "attention", "sites"])
     .work()
-    .bind(|m: Model, z: Latent, t: usize, text: Embedding, o: Opts| predict(&m, &z, t, &text, &o));
+    .bind(|cx: &NativeCallContext, m: Model, z: Latent, t: f64, text: Embedding, o: Opts| {
+        let (edits, names) = (o.get::<Edits>("attention")?, o.or::<Vec<String>>("features", Vec::new())?);
+        predicted(hooks::predict(cx, &m, &z, t, &text, edits.as_ref(), &names)?, &names)
+    });
     r.def(
         "m.guided(z, t, text, none, cfg)",
         "Classifier-free guidance: `eps(none) + cfg * (eps(text) - eps(none))`, both rows in one call. `none` is the empty or \
@@ -297,8 +322,10 @@ pub fn register(r: &mut Registry) {
     )
     .see(&["predict", "step", "attention"])
     .work()
-    .bind(|m: Model, z: Latent, t: usize, text: Embedding, none: Embedding, cfg: f64, o: Opts| {
-        m.guided(&z, t, &text, &none, cfg, &predict_options(&o)?)
+    .option("features", "[string]", "activation sites to read, in the rows with the prompt: the result is #{ eps, features }")
+    .bind(|cx: &NativeCallContext, m: Model, z: Latent, t: f64, text: Embedding, none: Embedding, cfg: f64, o: Opts| {
+        let (edits, names) = (o.get::<Edits>("attention")?, o.or::<Vec<String>>("features", Vec::new())?);
+        predicted(hooks::guided(cx, &m, &z, t, (&text, &none, cfg), edits.as_ref(), &names)?, &names)
     });
     r.def(
         "m.similarity(picture, what)",
@@ -318,14 +345,17 @@ pub fn register(r: &mut Registry) {
     )
     .example("let m = load(\"emoji\");\nlet e = m.noise(1);\ndistance(m.target(m.noise(2), e, 500), e) // => 0.0")
     .see(&["predict", "add_noise"])
-    .bind(|m: Model, x0: Latent, noise: Latent, t: usize| m.target(&x0, &noise, t));
+    .bind(|m: Model, x0: Latent, noise: Latent, t: f64| m.target(&x0, &noise, t));
     r.def(
         "m.sites()",
-        "The places in its UNet that can be read: path, kind, CompVis alias, heads, channels.",
+        "The places in its UNet that can be read and changed: a list of maps with path, kind, CompVis alias, heads, channels, \
+         height, width, and the shape of one row: [channels, height, width] of an activation, [heads, queries, keys] of \
+         attention, for pictures of the model's own size.",
     )
     .example("load(\"emoji\").sites()[0].path // => \"conv_in\"")
+    .example("load(\"emoji\").sites().filter(|s| s.kind == \"cross-attention\").map(|s| s.shape)[0] // => [2, 256, 77]")
     .see(&["predict"])
-    .bind(|m: Model| m.sites().into_iter().map(site).collect::<Vec<Map>>());
+    .bind(|m: Model| m.sites().into_iter().map(|s| site(&m, s)).collect::<Vec<Map>>());
     r.prop("m.name", "What it was loaded by.")
         .example("load(\"emoji\").name // => \"emoji\"")
         .bind(|m: Model| m.name().to_string());

@@ -17,6 +17,7 @@ pub use value::Val;
 use std::rc::Rc;
 
 use super::types::Handle;
+use crate::engine::diffusion::sampler::Sampler;
 
 /// One option: name, default, what values it takes, one clause.
 #[derive(Clone, Debug, PartialEq)]
@@ -88,10 +89,15 @@ pub fn common() -> Vec<Spec> {
         spec("n", Val::Int(1), Some((1.0, 64.0)), "pictures at once, shown as a grid"),
         spec("negative", Val::Text(String::new()), None, "what the picture should not show"),
         Spec {
-            choices: vec!["ddim".into()],
+            choices: Sampler::names().map(str::to_string).collect(),
             ..spec("sampler", Val::Text("ddim".into()), None, "how a step is computed")
         },
-        spec("noise_eta", Val::Float(0.0), Some((0.0, 1.0)), "share of fresh noise per DDIM step"),
+        spec(
+            "noise_eta",
+            Val::Float(0.0),
+            Some((0.0, 1.0)),
+            "share of fresh noise per step of ddim or euler",
+        ),
         spec("example", Val::Int(0), Some((0.0, 1000.0)), "take an example's options; 0 = none"),
     ]
 }

@@ -66,7 +66,7 @@ impl Run<'_> {
         let text = self.text(run, "content");
         let edit = run["word"]
             .as_str()
-            .map(|w| Attention::new().reweight(&text, w, run["s"].as_f64().unwrap()).unwrap());
+            .map(|w| Attention::new().reweight(&text, w, run["s"].as_f64().unwrap(), &[]).unwrap());
         (start..self.s.len()).fold(layout[start].clone(), |z, i| {
             let z = self.step(&z, &text, i, edit.as_ref());
             if i < stop { Latent::blend(&layout[i + 1], &z, run["nu"].as_f64().unwrap()).unwrap() } else { z }
@@ -81,14 +81,14 @@ fn sdedit_and_magicmix_in_all_modes() {
     let steps = f.meta("steps").as_u64().unwrap() as usize;
     let run = Run {
         m: &m,
-        s: m.schedule(steps, 0.0, 0).unwrap(),
+        s: m.schedule(steps, Default::default()).unwrap(),
         none: m.encode_text("").unwrap(),
         cfg: f.meta("cfg").as_f64().unwrap(),
     };
     let runs = f.meta("runs");
     assert_eq!(runs.as_object().unwrap().len(), 4);
     for (name, options) in runs.as_object().unwrap() {
-        let noise = m.noise(options["seed"].as_u64().unwrap(), 1, None).unwrap();
+        let noise = m.noise(Default::default(), options["seed"].as_u64().unwrap(), 1, None).unwrap();
         let z = if name == "sdedit" { run.sdedit(options, &noise) } else { run.magicmix(options, &noise) };
         close(name, z.tensor(), f.get(&format!("{name}.latent")), 1e-4);
         close_picture(name, m.decode(&z).unwrap().tensor(), f.get(&format!("{name}.picture")));

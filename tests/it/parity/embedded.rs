@@ -1,6 +1,7 @@
 //! The embedded model against diffusers and transformers, stage by stage.
 
 use candle_core::{Device, Tensor};
+use scumble::engine::diffusion::schedule::ScheduleOptions;
 use scumble::engine::error::Result;
 use scumble::engine::image::Picture;
 use scumble::engine::latent::Latent;
@@ -112,10 +113,15 @@ fn chains_of_ddim_steps_from_a_seed() {
         let c = &chains[name];
         let number = |key: &str, default: f64| c[key].as_f64().unwrap_or(default);
         let seed = number("seed", 0.0) as u64;
-        let s = m.schedule(number("steps", 20.0) as usize, number("noise_eta", 0.0), seed).unwrap();
+        let s = m
+            .schedule(
+                number("steps", 20.0) as usize,
+                ScheduleOptions { noise_eta: number("noise_eta", 0.0), seed, ..Default::default() },
+            )
+            .unwrap();
         let text = m.encode_text(c["prompt"].as_str().unwrap()).unwrap();
         let none = m.encode_text(c["negative"].as_str().unwrap_or_default()).unwrap();
-        let mut z = m.noise(seed, 1, None).unwrap();
+        let mut z = m.noise(Default::default(), seed, 1, None).unwrap();
         for i in 0..s.len() {
             let cfg = number("cfg", 7.0);
             let eps = m.guided(&z, s.t(i).unwrap(), &text, &none, cfg, &PredictOptions::default()).unwrap();

@@ -5,6 +5,7 @@ mod chains;
 mod embedded;
 mod full_size;
 mod noise;
+mod samplers;
 mod schedules;
 mod tiny;
 mod tokens;

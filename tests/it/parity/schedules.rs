@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use scumble::engine::diffusion::schedule::{Schedule, implied_noise};
+use scumble::engine::diffusion::schedule::{Schedule, ScheduleOptions, implied_noise};
 use scumble::engine::diffusion::train_schedule::{Prediction, TrainSchedule};
 use scumble::engine::latent::Latent;
 use serde_json::{Value, json};
@@ -86,8 +86,13 @@ fn single_steps() {
         let train = Arc::new(TrainSchedule::parse(&entry["config"]).unwrap());
         for (case, c) in entry["cases"].as_array().unwrap().iter().enumerate() {
             let (n, i, t) = (whole(&c["n"]), whole(&c["i"]), whole(&c["t"]));
-            let s = Schedule::new(Arc::clone(&train), n, eta, 0).unwrap();
-            assert_eq!(s.t(i).unwrap(), t);
+            let s = Schedule::new(
+                Arc::clone(&train),
+                n,
+                ScheduleOptions { noise_eta: eta, ..Default::default() },
+            )
+            .unwrap();
+            assert_eq!(s.t(i).unwrap(), t as f64);
             let eps = implied_noise(train.prediction, &z, output.clone(), train.alphas[t]).unwrap();
             let mut check = |what: &str, ours: Latent| {
                 if let Some(theirs) = f.tensors.get(&format!("{name}.{what}")) {
@@ -121,7 +126,7 @@ fn a_step_and_its_inverse_cancel() {
     );
     let f = Fixture::open("schedules.safetensors");
     let (z, eps) = (Latent::new(f.get("z").clone()).unwrap(), Latent::new(f.get("noise").clone()).unwrap());
-    let s = Schedule::new(train, 20, 0.0, 0).unwrap();
+    let s = Schedule::new(train, 20, ScheduleOptions::default()).unwrap();
     for i in 0..20 {
         let there = s.back(&z, &eps, i).unwrap();
         close("round trip", s.step(&there, &eps, i).unwrap().tensor(), z.tensor(), 1e-4);

@@ -68,7 +68,7 @@ fn check(name: &str) {
     );
 
     let c = f.meta("chain");
-    let s = m.schedule(c["steps"].as_u64().unwrap() as usize, 0.0, 0).unwrap();
+    let s = m.schedule(c["steps"].as_u64().unwrap() as usize, Default::default()).unwrap();
     let text = m.encode_text(c["prompt"].as_str().unwrap()).unwrap();
     let none = m.encode_text(c["negative"].as_str().unwrap_or_default()).unwrap();
     // The reference's latent need not have the shape that the model was made for.

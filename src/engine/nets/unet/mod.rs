@@ -120,6 +120,21 @@ impl Unet {
         sites
     }
 
+    /// By how much the feature maps at a site are smaller than the latent, on a side.
+    pub fn reduction(&self, site: &Site) -> usize {
+        let levels = self.config.widths.len();
+        let mut parts = site.path.split('.');
+        let (block, i) = (parts.next(), parts.next().and_then(|i| i.parse::<usize>().ok()).unwrap_or(0));
+        let sampled = usize::from(site.path.contains("samplers"));
+        let level = match block {
+            Some("down_blocks") => i + sampled,
+            Some("mid_block") => levels - 1,
+            Some("up_blocks") => (levels - 1).saturating_sub(i + sampled),
+            _ => 0,
+        };
+        1 << level
+    }
+
     /// What the network predicts (noise, v or the picture, as the schedule's config says) for `z [n, c, h, w]` at train
     /// timestep `t` under the prompt `text`, whose states are `[n, m, d]`.
     /// Errors: a size that the levels do not divide, another batch or width of `text`, cancelled.
