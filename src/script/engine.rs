@@ -36,6 +36,7 @@ pub fn create(host: &Rc<Host>) -> Engine {
     engine.register_global_module(module.into());
     events(&mut engine, host);
     unknown_functions(&mut engine, host);
+    captured_handles(&mut engine);
     modules::install(&mut engine, host);
     engine
 }
@@ -60,6 +61,17 @@ pub fn words(engine: &mut Engine) {
     engine.on_parse_token(|token, _, _| match token {
         rhai::Token::Reserved(word) if word.as_str() == "with" => rhai::Token::Identifier(word),
         other => other,
+    });
+}
+
+/// A variable that a closure captures is shared, and Rhai locks a shared receiver for the whole call: in
+/// `m.tune(..., |x| m.predict(...))` the closure could not use `m`. Our own values never change, so that nothing needs the
+/// lock: such a variable is handed out as the shared cell itself, which can be read, and assigned to, at any time.
+fn captured_handles(engine: &mut Engine) {
+    #[allow(deprecated, reason = "Rhai marks volatile interfaces this way; its version is pinned")]
+    engine.on_var(|name, _, context| {
+        let captured = context.scope().get(name).filter(|v| v.is_shared() && types::is_handle(v));
+        Ok(captured.cloned())
     });
 }
 

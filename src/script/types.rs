@@ -59,6 +59,11 @@ fn info(value: &Dynamic) -> Option<TypeInfo> {
     types.iter().find(|t| t.id == id).copied()
 }
 
+/// Whether a value is of one of our own types.
+pub fn is_handle(value: &Dynamic) -> bool {
+    info(value).is_some()
+}
+
 fn inner_type(value: &Dynamic) -> TypeId {
     // `type_id` of a shared value is already that of what it holds.
     value.type_id()
