@@ -91,6 +91,43 @@ impl Latent {
         Latent::new(((a.tensor() * (1.0 - x))? + (b.tensor() * x)?)?)
     }
 
+    /// Spherical interpolation of the rows of two tensors (vectors along the last `dims` dimensions): from `a` to `b` on
+    /// the arc between their directions, with the weights `sin((1 - x) angle) / sin(angle)` and `sin(x angle) / sin(angle)`.
+    /// Vectors that are nearly parallel are blended. Same shapes.
+    pub fn slerp_rows(a: &Tensor, b: &Tensor, x: f64, dims: usize) -> Result<Tensor> {
+        if x == 0.0 || x == 1.0 {
+            return Ok(if x == 0.0 { a.clone() } else { b.clone() });
+        }
+        let rows = a.dims()[..a.rank().saturating_sub(dims)].iter().product::<usize>();
+        let flat = |t: &Tensor| -> Result<Tensor> { Ok(t.reshape((rows, t.elem_count() / rows.max(1)))?.to_dtype(DType::F32)?) };
+        let (p, q) = (flat(a)?, flat(b)?);
+        let dot = (&p * &q)?.sum(1)?.to_vec1::<f32>()?;
+        let (np, nq) = (p.sqr()?.sum(1)?.to_vec1::<f32>()?, q.sqr()?.sum(1)?.to_vec1::<f32>()?);
+        let weights: Vec<(f32, f32)> = (0..rows)
+            .map(|i| {
+                let length = (f64::from(np[i]) * f64::from(nq[i])).sqrt();
+                let cosine = if length > 0.0 { f64::from(dot[i]) / length } else { 1.0 };
+                if cosine.abs() > 0.9995 {
+                    return ((1.0 - x) as f32, x as f32);
+                }
+                let angle = cosine.acos();
+                ((((1.0 - x) * angle).sin() / angle.sin()) as f32, ((x * angle).sin() / angle.sin()) as f32)
+            })
+            .collect();
+        let column = |f: fn(&(f32, f32)) -> f32| Tensor::from_vec(weights.iter().map(f).collect::<Vec<_>>(), (rows, 1), a.device());
+        let mixed = (p.broadcast_mul(&column(|w| w.0)?)? + q.broadcast_mul(&column(|w| w.1)?)?)?;
+        Ok(mixed.reshape(a.dims())?.to_dtype(a.dtype())?)
+    }
+
+    /// [`Latent::slerp_rows`] of whole latents, picture by picture. Errors: different shapes; x not finite.
+    pub fn slerp(a: &Latent, b: &Latent, x: f64) -> Result<Latent> {
+        let (a, b) = Self::same_batch("slerp", a, b)?;
+        if !x.is_finite() {
+            return Err(Error::value("slerp", "the share of b must be a finite number").got(x.to_string()));
+        }
+        Latent::new(Self::slerp_rows(a.tensor(), b.tensor(), x, 3)?)
+    }
+
     /// Blend with a weight per place: `mask` is `[1 or n, 1 or c, h, w]`, 1 takes `b`.
     pub fn blend_mask(a: &Latent, b: &Latent, mask: &Tensor) -> Result<Latent> {
         let (a, b) = Self::same_batch("blend", a, b)?;

@@ -2,6 +2,7 @@
 
 pub mod device;
 pub mod diffusion;
+pub mod draw;
 pub mod error;
 pub mod image;
 pub mod latent;

@@ -20,6 +20,7 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("prompt", include_str!("../../stdlib/prompt.rhai")),
     ("sample", include_str!("../../stdlib/sample.rhai")),
     ("sheet", include_str!("../../stdlib/sheet.rhai")),
+    ("stats", include_str!("../../stdlib/stats.rhai")),
 ];
 
 /// The folder of the user's own modules.

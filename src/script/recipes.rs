@@ -18,6 +18,10 @@ pub const BUILT_IN: &[(&str, &str)] = &[
     ("text2image", include_str!("../../scripts/text2image.rhai")),
     ("sdedit", include_str!("../../scripts/sdedit.rhai")),
     ("magicmix", include_str!("../../scripts/magicmix.rhai")),
+    ("interpolate", include_str!("../../scripts/interpolate.rhai")),
+    ("compose", include_str!("../../scripts/compose.rhai")),
+    ("inpaint", include_str!("../../scripts/inpaint.rhai")),
+    ("concept_removal", include_str!("../../scripts/concept_removal.rhai")),
 ];
 
 /// Names of the built-in recipes.

@@ -195,7 +195,9 @@ impl Session {
     fn outcome(&self, value: &Dynamic, hidden: bool) -> Result<Outcome, Report> {
         let mut outcome = Outcome { saved: self.host.saved.borrow().clone(), ..Outcome::default() };
         if !hidden && !value.is_unit() {
-            outcome.text = Some(types::line(value));
+            // A text of several lines (a table, a diff) is shown as it is.
+            let text = value.read_lock::<rhai::ImmutableString>().filter(|t| t.contains('\n'));
+            outcome.text = Some(text.map_or_else(|| types::line(value), |t| t.to_string()));
             outcome.pictures = bind::pictures(value).map_err(|e| super::errors::from_engine(&e))?;
         }
         Ok(outcome)

@@ -56,6 +56,14 @@ pub fn register(r: &mut Registry) {
     .see(&["Latent"])
     .example(&example("let half = open(\"dog-flat.png\");\nblend(a, b, half).shape // => [1, 4, 16, 16]"))
     .bind(|a: Latent, b: Latent, x: Either<f64, Picture>| blend(&a, &b, &x));
+    r.def(
+        "slerp(a, b, x)",
+        "From `a` to `b` on the arc between them, picture by picture: noises stay as large as noise is, where `blend` makes \
+         them smaller in the middle.",
+    )
+    .example(&example("let mid = slerp(a, b, 0.5);\nmid.std > 0.9 && blend(a, b, 0.5).std < 0.8 // => true"))
+    .see(&["blend"])
+    .bind(|a: Latent, b: Latent, x: f64| Latent::slerp(&a, &b, x));
     r.op("+", "The sum of two latents of one shape.")
         .example(&example("(a + b).shape // => [1, 4, 16, 16]"))
         .bind(|a: Latent, b: Latent| a.add(&b));

@@ -2,12 +2,14 @@
 
 mod attention;
 mod core;
+mod drawing;
 mod hooks;
 mod image;
 mod latent;
 mod model;
 mod prompt;
 mod schedule;
+mod tables;
 mod tensor;
 mod trajectory;
 
@@ -41,6 +43,8 @@ pub fn register(r: &mut Registry) {
     attention::register(r);
     tensor::register(r);
     image::register(r);
+    drawing::register(r);
+    tables::register(r);
     core::register(r);
 }
 

@@ -1,6 +1,6 @@
 //! Embeddings: prompts after the text encoder.
 
-use crate::engine::error::Result;
+use crate::engine::error::{Error, Result};
 use crate::engine::latent::Latent;
 use crate::engine::weights::embedding::Embedding;
 use crate::script::registry::Registry;
@@ -27,6 +27,15 @@ fn blend(a: &Embedding, b: &Embedding, x: f64) -> Result<Embedding> {
     near.with_states(mixed.tensor().squeeze(0)?)
 }
 
+fn slerp(a: &Embedding, b: &Embedding, x: f64) -> Result<Embedding> {
+    if !x.is_finite() || a.states().dims() != b.states().dims() {
+        return Err(Error::value("slerp", "the share of b must be a finite number, and both prompts from one model")
+            .got(x.to_string()));
+    }
+    let near = if x < 0.5 { a } else { b };
+    near.with_states(Latent::slerp_rows(a.states(), b.states(), x, 1)?)
+}
+
 /// Binds them.
 pub fn register(r: &mut Registry) {
     r.group("Prompts", "Words after the text encoder: one state per token, 77 in all.");
@@ -37,6 +46,10 @@ pub fn register(r: &mut Registry) {
     .example("let m = load(\"emoji\");\nblend(m.encode(\"a dog\"), m.encode(\"a cat\"), 0.25).prompt // => \"a dog\"")
     .see(&["encode"])
     .bind(|a: Embedding, b: Embedding, x: f64| blend(&a, &b, x));
+    r.def("slerp(a, b, x)", "From one prompt's states to another's on the arc between them, token by token.")
+        .example("let m = load(\"emoji\");\nslerp(m.encode(\"a dog\"), m.encode(\"a cat\"), 0.25).prompt // => \"a dog\"")
+        .see(&["blend"])
+        .bind(|a: Embedding, b: Embedding, x: f64| slerp(&a, &b, x));
     r.prop("text.prompt", "The prompt as it was given.")
         .example("load(\"emoji\").encode(\"a dog\").prompt // => \"a dog\"")
         .bind(|text: Embedding| text.prompt().to_string());

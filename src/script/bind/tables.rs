@@ -1,0 +1,102 @@
+//! Tables: rows of numbers and words as text, and as files.
+
+use std::path::Path;
+
+use rhai::{Dynamic, Map};
+
+use crate::engine::error::{Error, Result};
+use crate::script::registry::Registry;
+use crate::script::types;
+
+/// Rows and columns of a table, at most.
+const MOST: usize = 10_000;
+
+fn cell(value: Option<&Dynamic>) -> String {
+    match value {
+        None => String::new(),
+        Some(v) if v.is_unit() => String::new(),
+        Some(v) => v.clone().into_string().unwrap_or_else(|_| types::line(v)),
+    }
+}
+
+/// The heads and the cells of all rows. Errors: no rows, a column that no row has.
+fn cells(op: &str, rows: &[Map], columns: Option<Vec<String>>) -> Result<(Vec<String>, Vec<Vec<String>>)> {
+    let mut known: Vec<String> = Vec::new();
+    for key in rows.iter().flat_map(|r| r.keys()) {
+        if !known.iter().any(|k| k == key.as_str()) {
+            known.push(key.to_string());
+        }
+    }
+    if known.is_empty() || rows.len() > MOST || known.len() > MOST {
+        return Err(Error::value(op, "a table needs rows").expected("[#{ name: value, ... }, ...]").got(format!("{} rows", rows.len())));
+    }
+    let heads = columns.unwrap_or_else(|| known.clone());
+    if let Some(odd) = heads.iter().find(|h| !known.contains(h)) {
+        return Err(Error::missing(op, format!("no row has a column {odd}")).expected(known.join(", ")));
+    }
+    let lines = rows.iter().map(|row| heads.iter().map(|h| cell(row.get(h.as_str()))).collect()).collect();
+    Ok((heads, lines))
+}
+
+fn is_number(text: &str) -> bool {
+    text.parse::<f64>().is_ok()
+}
+
+fn as_text(rows: &[Map], columns: Option<Vec<String>>) -> Result<String> {
+    let (heads, lines) = cells("table", rows, columns)?;
+    let width = |text: &str| text.chars().count();
+    let widths: Vec<usize> = (0..heads.len())
+        .map(|c| lines.iter().map(|l| width(&l[c])).chain([width(&heads[c])]).max().unwrap_or(0))
+        .collect();
+    let right: Vec<bool> =
+        (0..heads.len()).map(|c| lines.iter().all(|l| l[c].is_empty() || is_number(&l[c]))).collect();
+    let line = |cells: &[String]| {
+        let padded = cells.iter().enumerate().map(|(c, text)| {
+            let space = " ".repeat(widths[c] - width(text));
+            if right[c] { format!("{space}{text}") } else { format!("{text}{space}") }
+        });
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_string()
+    };
+    let mut out = vec![line(&heads)];
+    out.extend(lines.iter().map(|l| line(l)));
+    Ok(out.join("\n"))
+}
+
+fn as_csv(rows: &[Map], columns: Option<Vec<String>>) -> Result<String> {
+    let (heads, lines) = cells("save_table", rows, columns)?;
+    let quote = |text: &String| {
+        if text.contains(['"', ',', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.clone() }
+    };
+    let line = |cells: &Vec<String>| cells.iter().map(quote).collect::<Vec<_>>().join(",") + "\n";
+    Ok(std::iter::once(&heads).chain(&lines).map(line).collect())
+}
+
+/// Binds them.
+pub fn register(r: &mut Registry) {
+    const ROWS: &str = "let rows = [#{ nu: 0.5, word: \"a cat\" }, #{ nu: 1.0, word: \"a dog\" }];\n";
+    r.group("Tables", "Results as rows: a list of maps with the same keys.");
+    r.def(
+        "table(rows, columns)",
+        "Rows as text, a line each, with aligned columns: for `print`. `columns` names the keys and their order; without it \
+         all of them, by name.",
+    )
+    .example(&format!("{ROWS}print(table(rows, [\"word\", \"nu\"]));"))
+    .example(&format!("{ROWS}table(rows, [\"mu\"]) // error: no row has a column mu"))
+    .see(&["save_table"])
+    .bind(|rows: Vec<Map>, columns: Option<Vec<String>>| as_text(&rows, columns));
+    let host = r.host();
+    r.def(
+        "save_table(rows, path, columns)",
+        "Saves rows as comma-separated values below --out. Nothing is overwritten. Returns the path.",
+    )
+    .example(&format!("{ROWS}save_table(rows, \"words\").ends_with(\".csv\") // => true"))
+    .see(&["table", "save"])
+    .work()
+    .bind(move |rows: Vec<Map>, path: String, columns: Option<Vec<String>>| {
+        let name = if path.to_lowercase().ends_with(".csv") { path } else { format!("{path}.csv") };
+        let text = as_csv(&rows, columns)?;
+        let saved = host.policy.borrow().write_new("save_table", Path::new(&name), text.as_bytes())?;
+        host.note_saved(&saved);
+        Ok::<_, Error>(saved.display().to_string())
+    });
+}
