@@ -101,7 +101,8 @@ impl Outline {
 fn to_segment(p: (f64, f64), a: (f64, f64), b: (f64, f64)) -> f64 {
     let (dx, dy) = (b.0 - a.0, b.1 - a.1);
     let length = dx * dx + dy * dy;
-    let along = if length == 0.0 { 0.0 } else { (((p.0 - a.0) * dx + (p.1 - a.1) * dy) / length).clamp(0.0, 1.0) };
+    let along =
+        if length == 0.0 { 0.0 } else { (((p.0 - a.0) * dx + (p.1 - a.1) * dy) / length).clamp(0.0, 1.0) };
     (p.0 - a.0 - along * dx).hypot(p.1 - a.1 - along * dy)
 }
 
@@ -155,7 +156,9 @@ mod tests {
         assert!((mean(Outline::Circle((32.0, 32.0), 20.0)) - 400.0 * std::f64::consts::PI).abs() < 5.0);
         let line = mean(Outline::Line(vec![(16.0, 32.0), (48.0, 32.0)], 4.0));
         assert!((line - 128.0 - 4.0 * std::f64::consts::PI).abs() < 3.0, "{line}");
-        assert!(draw(64, 64, [0.0; 3], &[Shape { outline: Outline::Polygon(vec![]), fill: [1.0; 3] }]).is_err());
+        assert!(
+            draw(64, 64, [0.0; 3], &[Shape { outline: Outline::Polygon(vec![]), fill: [1.0; 3] }]).is_err()
+        );
     }
 
     #[test]

@@ -99,7 +99,9 @@ impl Latent {
             return Ok(if x == 0.0 { a.clone() } else { b.clone() });
         }
         let rows = a.dims()[..a.rank().saturating_sub(dims)].iter().product::<usize>();
-        let flat = |t: &Tensor| -> Result<Tensor> { Ok(t.reshape((rows, t.elem_count() / rows.max(1)))?.to_dtype(DType::F32)?) };
+        let flat = |t: &Tensor| -> Result<Tensor> {
+            Ok(t.reshape((rows, t.elem_count() / rows.max(1)))?.to_dtype(DType::F32)?)
+        };
         let (p, q) = (flat(a)?, flat(b)?);
         let dot = (&p * &q)?.sum(1)?.to_vec1::<f32>()?;
         let (np, nq) = (p.sqr()?.sum(1)?.to_vec1::<f32>()?, q.sqr()?.sum(1)?.to_vec1::<f32>()?);
@@ -114,7 +116,9 @@ impl Latent {
                 ((((1.0 - x) * angle).sin() / angle.sin()) as f32, ((x * angle).sin() / angle.sin()) as f32)
             })
             .collect();
-        let column = |f: fn(&(f32, f32)) -> f32| Tensor::from_vec(weights.iter().map(f).collect::<Vec<_>>(), (rows, 1), a.device());
+        let column = |f: fn(&(f32, f32)) -> f32| {
+            Tensor::from_vec(weights.iter().map(f).collect::<Vec<_>>(), (rows, 1), a.device())
+        };
         let mixed = (p.broadcast_mul(&column(|w| w.0)?)? + q.broadcast_mul(&column(|w| w.1)?)?)?;
         Ok(mixed.reshape(a.dims())?.to_dtype(a.dtype())?)
     }

@@ -28,7 +28,7 @@ pub fn grid(pictures: &[RgbImage], columns: Option<usize>, labels: &[String]) ->
     let cell_w = pictures.iter().map(RgbImage::width).max().unwrap_or(1);
     let picture_h = pictures.iter().map(RgbImage::height).max().unwrap_or(1);
     let labels: Vec<Vec<String>> =
-        labels.iter().map(|l| wrap(l, (cell_w / CHARACTER).max(1) as usize)).collect();
+        labels.iter().map(|l| wrap(l, ((cell_w - cell_w.min(4)) / CHARACTER).max(1) as usize)).collect();
     let text_h = labels.iter().map(Vec::len).max().unwrap_or(0) as u32 * LINE;
     let cell_h = picture_h + text_h;
     let width = u64::from(cell_w + GAP) * columns as u64 - u64::from(GAP);

@@ -17,9 +17,11 @@ use crate::engine::observe::Event;
 
 /// Modules that come with the program: name and text.
 pub const LIBRARY: &[(&str, &str)] = &[
+    ("mix", include_str!("../../stdlib/mix.rhai")),
     ("prompt", include_str!("../../stdlib/prompt.rhai")),
     ("sample", include_str!("../../stdlib/sample.rhai")),
     ("sheet", include_str!("../../stdlib/sheet.rhai")),
+    ("study", include_str!("../../stdlib/study.rhai")),
     ("stats", include_str!("../../stdlib/stats.rhai")),
 ];
 

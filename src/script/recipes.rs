@@ -20,6 +20,7 @@ pub const BUILT_IN: &[(&str, &str)] = &[
     ("magicmix", include_str!("../../scripts/magicmix.rhai")),
     ("interpolate", include_str!("../../scripts/interpolate.rhai")),
     ("compose", include_str!("../../scripts/compose.rhai")),
+    ("magicmix_grid", include_str!("../../scripts/magicmix_grid.rhai")),
     ("inpaint", include_str!("../../scripts/inpaint.rhai")),
     ("concept_removal", include_str!("../../scripts/concept_removal.rhai")),
 ];

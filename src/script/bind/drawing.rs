@@ -17,12 +17,15 @@ fn color(value: &Dynamic) -> Result<Color> {
         return Ok([r as f32, g as f32, b as f32]);
     }
     draw::color(&String::read(value).map_err(|_| {
-        Error::value("draw", "this is no color").expected("\"red\", \"#d62828\" or [r, g, b] in 0..1").got(types::got(value))
+        Error::value("draw", "this is no color")
+            .expected("\"red\", \"#d62828\" or [r, g, b] in 0..1")
+            .got(types::got(value))
     })?)
 }
 
 fn points(value: &Dynamic) -> Result<Vec<(f64, f64)>> {
-    let bad = || Error::value("draw", "this is no list of points").expected("[[x, y], ...]").got(types::got(value));
+    let bad =
+        || Error::value("draw", "this is no list of points").expected("[[x, y], ...]").got(types::got(value));
     let list = Vec::<Vec<f64>>::read(value).map_err(|_| bad())?;
     list.iter().map(|p| if let [x, y] = p[..] { Ok((x, y)) } else { Err(bad()) }).collect()
 }
@@ -30,7 +33,9 @@ fn points(value: &Dynamic) -> Result<Vec<(f64, f64)>> {
 fn shape(map: &Map) -> Result<Shape> {
     let number = |key: &str, default: f64| match map.get(key) {
         None => Ok(default),
-        Some(v) => f64::read(v).map_err(|m| Error::value("draw", format!("{key} of a shape")).expected(m.expected).got(types::got(v))),
+        Some(v) => f64::read(v).map_err(|m| {
+            Error::value("draw", format!("{key} of a shape")).expected(m.expected).got(types::got(v))
+        }),
     };
     let known = ["polygon", "circle", "line", "width", "fill"];
     if let Some(key) = map.keys().find(|k| !known.contains(&k.as_str())) {
@@ -41,7 +46,11 @@ fn shape(map: &Map) -> Result<Shape> {
         (None, None, Some(list)) => Outline::Line(points(list)?, number("width", 2.0)?),
         (None, Some(circle), None) => match Vec::<f64>::read(circle).unwrap_or_default()[..] {
             [x, y, radius] => Outline::Circle((x, y), radius),
-            _ => return Err(Error::value("draw", "this is no circle").expected("[x, y, radius]").got(types::got(circle))),
+            _ => {
+                return Err(Error::value("draw", "this is no circle")
+                    .expected("[x, y, radius]")
+                    .got(types::got(circle)));
+            }
         },
         _ => {
             return Err(Error::value("draw", "a shape is a polygon, a circle or a line")
@@ -95,7 +104,9 @@ fn distance(a: &Picture, b: &Picture, o: &Opts) -> Result<f64> {
 
 fn blur(p: &Picture, sigma: f64) -> Result<Picture> {
     if !(0.0..=256.0).contains(&sigma) {
-        return Err(Error::value("blur", "sigma is out of range").expected("0..256 pixels").got(sigma.to_string()));
+        return Err(Error::value("blur", "sigma is out of range")
+            .expected("0..256 pixels")
+            .got(sigma.to_string()));
     }
     if sigma == 0.0 {
         return Ok(p.clone());

@@ -29,8 +29,11 @@ fn blend(a: &Embedding, b: &Embedding, x: f64) -> Result<Embedding> {
 
 fn slerp(a: &Embedding, b: &Embedding, x: f64) -> Result<Embedding> {
     if !x.is_finite() || a.states().dims() != b.states().dims() {
-        return Err(Error::value("slerp", "the share of b must be a finite number, and both prompts from one model")
-            .got(x.to_string()));
+        return Err(Error::value(
+            "slerp",
+            "the share of b must be a finite number, and both prompts from one model",
+        )
+        .got(x.to_string()));
     }
     let near = if x < 0.5 { a } else { b };
     near.with_states(Latent::slerp_rows(a.states(), b.states(), x, 1)?)

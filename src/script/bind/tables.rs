@@ -28,7 +28,9 @@ fn cells(op: &str, rows: &[Map], columns: Option<Vec<String>>) -> Result<(Vec<St
         }
     }
     if known.is_empty() || rows.len() > MOST || known.len() > MOST {
-        return Err(Error::value(op, "a table needs rows").expected("[#{ name: value, ... }, ...]").got(format!("{} rows", rows.len())));
+        return Err(Error::value(op, "a table needs rows")
+            .expected("[#{ name: value, ... }, ...]")
+            .got(format!("{} rows", rows.len())));
     }
     let heads = columns.unwrap_or_else(|| known.clone());
     if let Some(odd) = heads.iter().find(|h| !known.contains(h)) {
@@ -65,7 +67,11 @@ fn as_text(rows: &[Map], columns: Option<Vec<String>>) -> Result<String> {
 fn as_csv(rows: &[Map], columns: Option<Vec<String>>) -> Result<String> {
     let (heads, lines) = cells("save_table", rows, columns)?;
     let quote = |text: &String| {
-        if text.contains(['"', ',', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.clone() }
+        if text.contains(['"', ',', '\n', '\r']) {
+            format!("\"{}\"", text.replace('"', "\"\""))
+        } else {
+            text.clone()
+        }
     };
     let line = |cells: &Vec<String>| cells.iter().map(quote).collect::<Vec<_>>().join(",") + "\n";
     Ok(std::iter::once(&heads).chain(&lines).map(line).collect())
