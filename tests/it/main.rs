@@ -7,6 +7,7 @@ mod gradients;
 mod layers;
 mod licences;
 mod parity;
+mod program;
 mod recipes;
 mod script;
 mod tokenizer;
