@@ -45,12 +45,11 @@ pub fn main() -> ExitCode {
 fn refused(error: &clap::Error) -> u8 {
     // A closed pipe is no error either.
     let _ = error.print();
-    if error.kind() == ErrorKind::InvalidSubcommand {
-        if let Some(ContextValue::String(name)) = error.get(ContextKind::InvalidSubcommand) {
-            if name.ends_with(".rhai") || recipes::names().contains(&name.as_str()) {
-                eprintln!("\nA recipe is run with: scumble run {name}");
-            }
-        }
+    if error.kind() == ErrorKind::InvalidSubcommand
+        && let Some(ContextValue::String(name)) = error.get(ContextKind::InvalidSubcommand)
+        && (name.ends_with(".rhai") || recipes::names().contains(&name.as_str()))
+    {
+        eprintln!("\nA recipe is run with: scumble run {name}");
     }
     if error.use_stderr() { Exit::Usage.code() } else { 0 }
 }

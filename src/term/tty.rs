@@ -121,10 +121,11 @@ pub fn is_quiet() -> bool {
 
 /// Enters the mode of the living guard again, after the process was stopped and came back.
 pub fn reenter() {
-    if is_quiet() && is_foreground() {
-        if let Ok(modes) = termios::tcgetattr(rustix::stdio::stdin()) {
-            let _ = termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &quieted(&modes));
-        }
+    if is_quiet()
+        && is_foreground()
+        && let Ok(modes) = termios::tcgetattr(rustix::stdio::stdin())
+    {
+        let _ = termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &quieted(&modes));
     }
 }
 

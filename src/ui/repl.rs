@@ -159,10 +159,10 @@ impl<'a> Repl<'a> {
 
     /// History is appended after every line: a session that ends badly loses nothing.
     fn remember(&mut self, line: &str) {
-        if self.editor.add_history_entry(line).unwrap_or(false) {
-            if let Some(file) = &self.history {
-                let _ = self.editor.append_history(file);
-            }
+        if self.editor.add_history_entry(line).unwrap_or(false)
+            && let Some(file) = &self.history
+        {
+            let _ = self.editor.append_history(file);
         }
     }
 

@@ -121,10 +121,10 @@ impl Reporter {
             self.out.log(text);
         }
         if self.mode == Mode::Json {
-            return match &outcome.text {
-                Some(text) => self.json(&json!({"event": "value", "text": text})),
-                None => {}
-            };
+            if let Some(text) = &outcome.text {
+                self.json(&json!({"event": "value", "text": text}));
+            }
+            return;
         }
         for picture in &outcome.pictures {
             self.picture(picture, "");

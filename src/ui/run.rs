@@ -78,10 +78,10 @@ fn follow(worker: &Worker, interrupts: &Interrupts, reporter: &mut Reporter) -> 
             abandoned = true;
             worker.cancel().set();
         }
-        if let Some(code) = interrupts.exit() {
-            if leaving.get_or_insert_with(Instant::now).elapsed() > GRACE {
-                return Finished { code, snapshot: None };
-            }
+        if let Some(code) = interrupts.exit()
+            && leaving.get_or_insert_with(Instant::now).elapsed() > GRACE
+        {
+            return Finished { code, snapshot: None };
         }
     }
 }

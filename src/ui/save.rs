@@ -72,9 +72,8 @@ fn split_value(cell: &str) -> Option<(&str, &str)> {
 fn assigns(value: &str) -> bool {
     let mut depth = 0i32;
     let pieces = scan::classes(value, &|_| true);
-    let mut signs = pieces.iter().map(|(range, _)| &value[range.clone()]).peekable();
     let mut before = "";
-    while let Some(sign) = signs.next() {
+    for sign in pieces.iter().map(|(range, _)| &value[range.clone()]) {
         match sign {
             "(" | "[" | "{" | "#{" => depth += 1,
             ")" | "]" | "}" => depth -= 1,
