@@ -3,10 +3,12 @@
 
 mod bad_models;
 mod cli;
+mod contract;
 mod gradients;
 mod layers;
 mod licences;
 mod parity;
+mod program;
 mod recipes;
 mod script;
 mod tokenizer;

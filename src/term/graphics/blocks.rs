@@ -13,7 +13,10 @@ pub(super) fn write(
 ) -> io::Result<()> {
     out.flush()?;
     let (w, h) = (u32::from(cells.0), u32::from(cells.1) * 2);
-    let scaled = imageops::resize(picture, w, h, imageops::FilterType::CatmullRom);
+    // Enlarged pictures keep their pixels: a latent's cells are facts, not a blur.
+    let enlarge = w >= picture.width() && h >= picture.height();
+    let filter = if enlarge { imageops::FilterType::Nearest } else { imageops::FilterType::CatmullRom };
+    let scaled = imageops::resize(picture, w, h, filter);
     let config = viuer::Config {
         use_kitty: false,
         use_iterm: false,

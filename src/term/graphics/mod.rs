@@ -30,7 +30,9 @@ pub fn show(out: &mut dyn Write, caps: &Caps, picture: &RgbImage, bounds: Bounds
     if picture.width() == 0 || picture.height() == 0 {
         return Ok(());
     }
-    let cells = cells(picture.dimensions(), &bounds, caps.cell);
+    // A half-block is a pixel: there the picture gets all the room it can use.
+    let cell = if caps.protocol == Protocol::Blocks { Some((1, 2)) } else { caps.cell };
+    let cells = cells(picture.dimensions(), &bounds, cell);
     match caps.protocol {
         Protocol::Kitty => kitty::write(out, picture, cells),
         Protocol::Iterm => iterm::write(out, picture, cells),
@@ -75,6 +77,8 @@ mod tests {
         assert_eq!(cells((1024, 256), &BOUNDS, None), (60, 8));
         assert_eq!(cells((64, 640), &BOUNDS, None), (4, 20));
         assert_eq!(cells((64, 64), &BOUNDS, Some((10, 20))), (32, 16));
+        assert_eq!(cells((64, 64), &BOUNDS, Some((1, 2))), (40, 20));
+        assert_eq!(cells((16, 16), &BOUNDS, Some((1, 2))), (32, 16));
         assert_eq!(cells((10_000, 1), &BOUNDS, None), (60, 1));
         assert_eq!(cells((64, 64), &Bounds { columns: 10, rows: 20 }, None), (10, 5));
     }
