@@ -63,13 +63,13 @@ fn dispatch(cli: Cli) -> u8 {
             return report.exit.code();
         }
     };
-    let code = match mode(cli.command, cli.evaluate, flags, &mut ui) {
-        Ok(code) => code,
-        Err(report) => {
-            ui.report(&report);
-            report.exit.code()
-        }
-    };
+    let done = Interrupts::install(&Cancel::default(), flags.keep_going)
+        .map_err(|e| Report::new("internal", format!("signals cannot be handled: {e}")))
+        .and_then(|interrupts| mode(cli.command, cli.evaluate, flags, &interrupts, &mut ui));
+    let code = done.unwrap_or_else(|report| {
+        ui.report(&report);
+        report.exit.code()
+    });
     ui.last_word(code)
 }
 
@@ -78,6 +78,7 @@ fn mode(
     command: Option<Command>,
     code: Option<String>,
     flags: &Flags,
+    interrupts: &Interrupts,
     ui: &mut Reporter,
 ) -> Result<u8, Report> {
     let usage = |why: String, name: &str| {
@@ -90,7 +91,7 @@ fn mode(
         }
         Some(Command::Run { recipe: Some(name), options, help: false }) => {
             let pairs = words::pairs(&options).map_err(|why| usage(why, &name))?;
-            return once(flags, ui, Request::Run(name, pairs));
+            return once(flags, interrupts, ui, Request::Run(name, pairs));
         }
         Some(Command::Check { recipes }) => return Ok(check(&recipes, ui)),
         Some(Command::Doc { markdown: true, .. }) => ui.out(catalog::reference_markdown().trim_end()),
@@ -101,11 +102,13 @@ fn mode(
         }
         Some(Command::Licenses) => ui.out(LICENSES.trim_end()),
         None => match code {
-            Some(code) => return once(flags, ui, Request::Eval(code)),
-            None if tty::is_terminal_in() && ui.mode() == Mode::Terminal => return prompt(flags, ui),
+            Some(code) => return once(flags, interrupts, ui, Request::Eval(code)),
+            None if tty::is_terminal_in() && ui.mode() == Mode::Terminal => {
+                return prompt(flags, interrupts, ui);
+            }
             None => {
                 let script = from_stdin(ui)?;
-                return once(flags, ui, Request::Eval(script));
+                return once(flags, interrupts, ui, Request::Eval(script));
             }
         },
     }
@@ -123,8 +126,8 @@ fn reporter(flags: &Flags) -> Result<Reporter, Report> {
     Ok(Reporter::new(mode, style, style_err, flags.quiet, Output::open(flags.log.as_deref())?))
 }
 
-/// Starts what evaluates: compute threads, signal handlers, the evaluation thread.
-fn start(flags: &Flags, settings: &Settings, interactive: bool) -> Result<(Worker, Interrupts), Report> {
+/// Starts what evaluates: compute threads, the evaluation thread.
+fn start(flags: &Flags, settings: &Settings, interrupts: &Interrupts) -> Result<Worker, Report> {
     flags.validate()?;
     let threads = settings.threads.unwrap_or_else(device::threads);
     // The pool is made once per process; a second call would fail and changes nothing.
@@ -132,28 +135,31 @@ fn start(flags: &Flags, settings: &Settings, interactive: bool) -> Result<(Worke
         .num_threads(threads)
         .thread_name(|i| format!("{COMPUTE}-{i}"))
         .build_global();
-    let cancel = Cancel::default();
-    let failed = |e: std::io::Error| Report::new("internal", format!("no thread or signal handler: {e}"));
-    let interrupts = Interrupts::install(&cancel, interactive, flags.keep_going).map_err(failed)?;
-    let worker = Worker::start(settings.clone(), &cancel).map_err(failed)?;
-    Ok((worker, interrupts))
+    Worker::start(settings.clone(), interrupts.cancel())
+        .map_err(|e| Report::new("internal", format!("the evaluation thread cannot be started: {e}")))
 }
 
 /// Runs one request and leaves.
-fn once(flags: &Flags, ui: &mut Reporter, request: Request) -> Result<u8, Report> {
+fn once(
+    flags: &Flags,
+    interrupts: &Interrupts,
+    ui: &mut Reporter,
+    request: Request,
+) -> Result<u8, Report> {
     let settings = flags.settings(false);
-    let (worker, interrupts) = start(flags, &settings, false)?;
-    let finished = run::run(&worker, &interrupts, ui, request);
+    let worker = start(flags, &settings, interrupts)?;
+    let finished = run::run(&worker, interrupts, ui, request);
     if interrupts.exit().is_some() && finished.snapshot.is_some() {
         run::rescue(&worker, ui);
     }
     Ok(finished.code)
 }
 
-fn prompt(flags: &Flags, ui: &mut Reporter) -> Result<u8, Report> {
+fn prompt(flags: &Flags, interrupts: &Interrupts, ui: &mut Reporter) -> Result<u8, Report> {
     let settings = flags.settings(true);
-    let (worker, interrupts) = start(flags, &settings, true)?;
-    let repl = Repl::new(&worker, &interrupts, ui, &settings)
+    let worker = start(flags, &settings, interrupts)?;
+    interrupts.belong_to_prompt();
+    let repl = Repl::new(&worker, interrupts, ui, &settings)
         .map_err(|e| Report::new("internal", format!("the prompt cannot be opened: {e}")))?;
     Ok(repl.run())
 }
@@ -178,7 +184,7 @@ fn check(names: &[String], ui: &mut Reporter) -> u8 {
             code = code.max(report.exit.code());
         }
         if reports.is_empty() {
-            ui.remark(Role::Good, &format!("{name}: nothing found"));
+            ui.out(&format!("{name}: nothing found"));
         }
     }
     code

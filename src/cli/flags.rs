@@ -129,7 +129,7 @@ pub struct Flags {
     /// Finish a run even when the terminal hangs up
     #[arg(long, global = true)]
     pub keep_going: bool,
-    /// Append cells, values, remarks and errors to a file
+    /// Append cells, values, notes, paths and errors to a file
     #[arg(long, global = true, value_name = "FILE")]
     pub log: Option<PathBuf>,
     /// Events as JSON lines on stdout

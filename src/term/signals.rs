@@ -21,6 +21,15 @@ pub enum Signal {
     Resize,
 }
 
+/// Whether the process was started with hang-ups ignored. To be asked before [`install`], which handles them.
+pub fn ignores_hangup() -> bool {
+    // A mask in hexadecimal digits; signal n is bit n - 1. Only Linux tells.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|l| l.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|m| u64::from_str_radix(m.trim(), 16).ok()).unwrap_or(0);
+    mask >> (SIGHUP - 1) & 1 == 1
+}
+
 /// Says whether Ctrl-Z simply stops the process. While a [`tty::Quiet`] guard lives the modes have to be brought back
 /// first; the line editor does that by itself.
 #[derive(Clone, Debug)]

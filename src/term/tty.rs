@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::termios::{self, InputModes, LocalModes, OptionalActions, Termios};
+use rustix::termios::{self, LocalModes, OptionalActions, Termios};
 
 /// What [`restore`] and [`reenter`] need to know.
 struct State {
@@ -105,12 +105,10 @@ impl Drop for Quiet {
     }
 }
 
-/// Enter stays a carriage return: what is typed ahead reaches the line editor as the keys that were pressed.
 fn quieted(modes: &Termios) -> Termios {
     let mut modes = modes.clone();
     modes.local_modes -= LocalModes::ECHO | LocalModes::ICANON;
     modes.local_modes |= LocalModes::ISIG;
-    modes.input_modes -= InputModes::ICRNL;
     modes
 }
 

@@ -1,7 +1,8 @@
 //! Signals, turned into flags that the main thread reads.
 //!
 //! Ctrl-C while something runs stops it after the step; the third one in a row ends the process. SIGTERM and SIGHUP stop
-//! what runs, let the last latent be saved, and end the process with 143 and 129.
+//! what runs, let the last latent be saved, and end the process with 143 and 129. While nothing runs yet (flags are
+//! checked, a script is read from stdin) a signal ends the process at once, with the same codes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -24,7 +25,7 @@ pub struct Interrupts {
 struct State {
     cancel: Cancel,
     /// Whether a prompt waits when nothing runs.
-    interactive: bool,
+    interactive: AtomicBool,
     keep_going: bool,
     running: AtomicBool,
     count: AtomicU8,
@@ -34,13 +35,13 @@ struct State {
 }
 
 impl Interrupts {
-    /// Installs the handlers. `interactive`: Ctrl-C while nothing runs belongs to the prompt; `keep_going` ignores a
-    /// hang-up. Errors: the system refuses a handler.
-    pub fn install(cancel: &Cancel, interactive: bool, keep_going: bool) -> std::io::Result<Interrupts> {
+    /// Installs the handlers, which set `cancel`. `keep_going` ignores a hang-up, and so does a process that was
+    /// started with hang-ups ignored, as nohup does. Errors: the system refuses a handler.
+    pub fn install(cancel: &Cancel, keep_going: bool) -> std::io::Result<Interrupts> {
         let state = Arc::new(State {
             cancel: cancel.clone(),
-            interactive,
-            keep_going,
+            interactive: AtomicBool::new(false),
+            keep_going: keep_going || signals::ignores_hangup(),
             running: AtomicBool::new(false),
             count: AtomicU8::new(0),
             last: AtomicU64::new(0),
@@ -50,6 +51,16 @@ impl Interrupts {
         let shared = Arc::clone(&state);
         let suspension = signals::install(move |signal| shared.signal(signal))?;
         Ok(Interrupts { state, suspension })
+    }
+
+    /// Says that from now on Ctrl-C while nothing runs belongs to the prompt.
+    pub fn belong_to_prompt(&self) {
+        self.state.interactive.store(true, Ordering::SeqCst);
+    }
+
+    /// The token that signals set.
+    pub fn cancel(&self) -> &Cancel {
+        &self.state.cancel
     }
 
     /// Says that a request runs from now on: Ctrl-C will stop it.
@@ -95,7 +106,7 @@ impl State {
 
     fn interrupt(&self) {
         if !self.running.load(Ordering::SeqCst) {
-            if !self.interactive {
+            if !self.interactive.load(Ordering::SeqCst) {
                 quit(130);
             }
             return;

@@ -6,16 +6,12 @@ use std::path::{Path, PathBuf};
 
 use crate::report::{Exit, Report};
 
-/// Lines that are thrown away after the reader of stdout left, before the work counts as useless.
-const UNREAD: usize = 200;
-
 /// Where text goes. Nothing here fails: what cannot be written is remembered, because the work goes on and its results
 /// are files.
 #[derive(Debug, Default)]
 pub struct Output {
     /// stdout was closed by its reader, which is no error.
     closed: bool,
-    unread: usize,
     failure: Option<Report>,
     log: Option<(PathBuf, File)>,
 }
@@ -35,8 +31,7 @@ impl Output {
 
     /// A line on stdout.
     pub fn line(&mut self, text: &str) {
-        if self.closed || self.failure.is_some() {
-            self.unread += 1;
+        if self.is_closed() {
             return;
         }
         let mut out = io::stdout().lock();
@@ -78,11 +73,6 @@ impl Output {
     /// Whether stdout takes no more text.
     pub fn is_closed(&self) -> bool {
         self.closed || self.failure.is_some()
-    }
-
-    /// Whether so much was thrown away that going on makes no sense.
-    pub fn is_abandoned(&self) -> bool {
-        self.unread > UNREAD
     }
 
     /// What went wrong on stdout, if it was more than a reader that left. Taken out: it is told once.

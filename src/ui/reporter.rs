@@ -2,7 +2,7 @@
 //!
 //! Through a pipe, stdout carries values, printed lines and saved paths only; progress and warnings go to stderr.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 use serde_json::{Value, json};
@@ -44,9 +44,9 @@ pub struct Reporter {
     progress: Progress,
     line_open: bool,
     out: Output,
-    /// Whether the path of the result is the last line, whatever else is printed: a run through a pipe.
-    path_last: bool,
-    /// The path that is to be the last line, until another one comes.
+    /// The name of the recipe that runs: the stem of its result.
+    recipe: Option<String>,
+    /// The path that is to be the last line of a run, whatever else is printed.
     held: Option<PathBuf>,
     saved: Vec<PathBuf>,
 }
@@ -63,7 +63,7 @@ impl Reporter {
             progress: Progress::default(),
             line_open: false,
             out,
-            path_last: false,
+            recipe: None,
             held: None,
             saved: Vec::new(),
         }
@@ -79,11 +79,12 @@ impl Reporter {
         self.caps.get_or_insert_with(|| probe::probe(typing))
     }
 
-    /// Starts the clock of a request. `path_last`: it is a run, whose last line is the path of its result.
-    pub fn begin(&mut self, path_last: bool) {
+    /// Starts the clock of a request. `recipe`: it is a run of that recipe, whose last line is the path of its result.
+    pub fn begin(&mut self, recipe: Option<&str>) {
         self.progress = Progress::default();
         self.saved.clear();
-        self.path_last = path_last && self.mode == Mode::Plain;
+        let stem = |name: &str| Path::new(name).file_stem().map(|s| s.to_string_lossy().to_string());
+        self.recipe = recipe.and_then(stem);
     }
 
     /// Takes an event.
@@ -105,13 +106,7 @@ impl Reporter {
             Event::Print(text) => self.out(&text),
             Event::Warn(text) => self.remark(Role::Warn, &format!("note: {text}")),
             Event::Picture { picture, caption } => self.picture(&picture, &caption),
-            Event::Saved(path) => {
-                self.flush_path();
-                self.held = Some(path);
-                if !self.path_last {
-                    self.flush_path();
-                }
-            }
+            Event::Saved(path) => self.saved(path),
         }
     }
 
@@ -193,9 +188,9 @@ impl Reporter {
         self.out.log(&format!("> {}", code.trim_end().replace('\n', "\n  ")));
     }
 
-    /// Whether nobody reads what is written any more, and much was written.
-    pub fn is_abandoned(&self) -> bool {
-        self.out.is_abandoned()
+    /// Whether nobody reads what is written.
+    pub fn is_unread(&self) -> bool {
+        self.out.is_closed()
     }
 
     /// The exit code with which to end, given what else happened: a result that could not be written is a failure.
@@ -243,6 +238,16 @@ impl Reporter {
         }
     }
 
+    /// A path on stdout: that of a run's result, or else of its last file, waits until the run has ended.
+    fn saved(&mut self, path: PathBuf) {
+        let Some(recipe) = &self.recipe else { return self.out(&path.display().to_string()) };
+        if self.held.as_ref().is_some_and(|held| is_result(held, recipe)) && !is_result(&path, recipe) {
+            return self.out(&path.display().to_string());
+        }
+        self.flush_path();
+        self.held = Some(path);
+    }
+
     fn flush_path(&mut self) {
         if let Some(path) = self.held.take() {
             self.out(&path.display().to_string());
@@ -273,6 +278,13 @@ impl Reporter {
     fn json(&mut self, value: &Value) {
         self.out.line(&value.to_string());
     }
+}
+
+/// Whether a file is the result of a recipe, `RECIPE.png` or `RECIPE-2.png`, and not something beside it.
+fn is_result(path: &Path, recipe: &str) -> bool {
+    let stem = path.file_stem().map(|s| s.to_string_lossy()).unwrap_or_default();
+    let number = stem.strip_prefix(recipe).map(|rest| rest.strip_prefix('-').unwrap_or(rest));
+    number.is_some_and(|n| n.chars().all(|c| c.is_ascii_digit()))
 }
 
 fn event_json(event: &Event) -> Value {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::interrupt::Interrupts;
 use super::reporter::{Mode, Reporter};
 use super::worker::{Answer, Message, Request, Worker};
-use crate::report::Report;
+use crate::report::{Exit, Report};
 use crate::script::Snapshot;
 use crate::term::style::Role;
 use crate::term::tty::Quiet;
@@ -25,18 +25,30 @@ pub struct Finished {
 
 /// Runs a request that evaluates something to its end.
 pub fn run(worker: &Worker, interrupts: &Interrupts, reporter: &mut Reporter, request: Request) -> Finished {
-    reporter.begin(matches!(request, Request::Run(..)));
+    reporter.begin(match &request {
+        Request::Run(recipe, _) => Some(recipe),
+        _ => None,
+    });
+    // The results of a recipe are files: it goes on when nobody reads stdout. All that other code has to give is text.
+    let only_text = matches!(request, Request::Eval(_)) && reporter.mode() != Mode::Terminal;
     // Echo off: what is typed meanwhile waits for the prompt and does not tear the progress line.
     let quiet = (reporter.mode() == Mode::Terminal).then(Quiet::enter).flatten();
     interrupts.begin();
-    let finished = if worker.ask(request) { follow(worker, interrupts, reporter) } else { gone(reporter) };
+    let finished =
+        if worker.ask(request) { follow(worker, interrupts, reporter, only_text) } else { gone(reporter) };
     interrupts.end();
     drop(quiet);
     reporter.finish(finished.code);
     finished
 }
 
-fn follow(worker: &Worker, interrupts: &Interrupts, reporter: &mut Reporter) -> Finished {
+/// Follows what runs until it ends. `only_text`: it is stopped as soon as nobody reads its output.
+fn follow(
+    worker: &Worker,
+    interrupts: &Interrupts,
+    reporter: &mut Reporter,
+    only_text: bool,
+) -> Finished {
     let mut told = 0;
     let mut leaving: Option<Instant> = None;
     let mut abandoned = false;
@@ -49,8 +61,8 @@ fn follow(worker: &Worker, interrupts: &Interrupts, reporter: &mut Reporter) -> 
                         reporter.outcome(&outcome);
                         0
                     }
-                    // Nobody reads the output: that it was stopped is no news.
-                    Err(_) if abandoned => 0,
+                    // We stopped it ourselves, as nobody reads the output: no news.
+                    Err(report) if abandoned && report.exit == Exit::Interrupted => 0,
                     Err(report) => {
                         reporter.report(&report);
                         report.exit.code()
@@ -74,7 +86,7 @@ fn follow(worker: &Worker, interrupts: &Interrupts, reporter: &mut Reporter) -> 
         }
         // Counted anew after a pause.
         told = told.min(interrupts.count());
-        if !abandoned && reporter.is_abandoned() {
+        if !abandoned && only_text && reporter.is_unread() {
             abandoned = true;
             worker.cancel().set();
         }

@@ -73,7 +73,7 @@ fn mistakes_in_the_call_are_usage_errors() {
     fails(2, &["run", "magicmix", "steps=0"], &["steps is out of range"]);
     fails(2, &["run", "magicmix", "nu"], &["key=value"]);
     fails(2, &["run", "magicmix", "steps=many"], &["steps"]);
-    fails(2, &["--dtype", "f8", "-e", "1"], &["f32, f16 or bf16"]);
+    fails(2, &["--dtype", "f8", "-e", "1"], &["f32, f16, bf16"]);
     fails(2, &["--device", "tpu", "-e", "1"], &["auto, cpu, cuda"]);
     fails(2, &["--max-memory", "lots", "-e", "1"], &["like 2G"]);
     fails(2, &["doc", "nothing_of_that_name"], &["scumble doc"]);
