@@ -140,12 +140,7 @@ fn start(flags: &Flags, settings: &Settings, interrupts: &Interrupts) -> Result<
 }
 
 /// Runs one request and leaves.
-fn once(
-    flags: &Flags,
-    interrupts: &Interrupts,
-    ui: &mut Reporter,
-    request: Request,
-) -> Result<u8, Report> {
+fn once(flags: &Flags, interrupts: &Interrupts, ui: &mut Reporter, request: Request) -> Result<u8, Report> {
     let settings = flags.settings(false);
     let worker = start(flags, &settings, interrupts)?;
     let finished = run::run(&worker, interrupts, ui, request);

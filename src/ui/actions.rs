@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::meta::{self, Action};
 use super::repl::Repl;
 use super::worker::{Answer, Request};
-use super::{doctor, save};
+use super::{doctor, init, save};
 use crate::engine::device;
 use crate::report::Report;
 use crate::script::{catalog, host, options, recipes, thread, types};
@@ -49,6 +49,7 @@ pub(super) fn act(repl: &mut Repl, action: Action) -> Option<u8> {
             let text = format!("{:.3} s", started.elapsed().as_secs_f64());
             repl.reporter.remark(Role::Dim, &text);
         }
+        Action::Trust => init::trust(repl),
         Action::Reset => {
             if let Ok((_, snapshot)) = repl.worker.call(Request::Reset) {
                 repl.update(snapshot);

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::folders;
+use super::trust::{self, FolderInit, Standing};
 use crate::engine::device;
 use crate::engine::ops::{self, Level};
 use crate::engine::weights::locate;
@@ -53,6 +54,15 @@ pub fn report(settings: &Settings, caps: &Caps) -> String {
     ];
     for (name, path) in own {
         fact(name, path.map_or("no home folder".into(), |p| folder(&p)));
+    }
+    let folder_init = std::env::current_dir().and_then(|d| FolderInit::read(&d));
+    if let Ok(Some(init)) = folder_init {
+        let standing = match init.standing(folders::trusted_file().as_deref()) {
+            Standing::Trusted => "trusted, runs at each start",
+            Standing::Changed => "not run: changed since it was trusted",
+            Standing::New => "not run: never trusted",
+        };
+        lines.push(("folder init", format!("{} ({standing})", trust::FILE)));
     }
     let width = lines.iter().map(|(k, _)| k.len()).max().unwrap_or(0);
     lines.iter().map(|(k, v)| format!("{k:width$}  {v}")).collect::<Vec<_>>().join("\n")

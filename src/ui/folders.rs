@@ -7,7 +7,17 @@ pub fn init_file() -> Option<PathBuf> {
     dirs::config_dir().map(|d| d.join("scumble").join("init.rhai"))
 }
 
-/// Where the history is kept: the state folder, which macOS does not have.
+/// Where the history is kept.
 pub fn history_file() -> Option<PathBuf> {
-    dirs::state_dir().or_else(dirs::data_local_dir).map(|d| d.join("scumble").join("history.txt"))
+    state("history.txt")
+}
+
+/// The list of init files that were trusted, see [`super::trust`].
+pub fn trusted_file() -> Option<PathBuf> {
+    state("trusted.json")
+}
+
+/// A file in the state folder, which macOS does not have.
+fn state(name: &str) -> Option<PathBuf> {
+    dirs::state_dir().or_else(dirs::data_local_dir).map(|d| d.join("scumble").join(name))
 }

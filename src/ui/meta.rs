@@ -33,6 +33,8 @@ pub enum Action {
     Memory,
     /// What this machine and terminal can do.
     Doctor,
+    /// Trust this folder's init file, and run it.
+    Trust,
     /// Time an expression.
     Time(String),
     /// Forget all variables and models.
@@ -77,6 +79,7 @@ pub const COMMANDS: &[Command] = &[
     command("time", "code", "evaluate and say how long it took", time),
     command("mem", "", "memory: held, most so far, allowed, free", |_| Action::Memory),
     command("doctor", "", "device, threads, terminal, folders: what was found and why", |_| Action::Doctor),
+    command("trust", "", "run this folder's .scumble/init.rhai, now and at each start", |_| Action::Trust),
     command("reset", "", "forget all variables, functions and models", |_| Action::Reset),
     command("sh", "command", "run a shell command (also :!command)", shell),
     command("quit", "", "leave (also Ctrl-D)", |_| Action::Quit),

@@ -6,6 +6,7 @@
 pub mod actions;
 pub mod doctor;
 pub mod folders;
+pub mod init;
 pub mod input;
 pub mod interrupt;
 pub mod line;
@@ -16,5 +17,6 @@ pub mod repl;
 pub mod reporter;
 pub mod run;
 pub mod save;
+pub mod trust;
 pub mod words;
 pub mod worker;

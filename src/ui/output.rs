@@ -64,7 +64,7 @@ impl Output {
     pub fn log(&mut self, text: &str) {
         let Some((path, file)) = &mut self.log else { return };
         if let Err(e) = writeln!(file, "{}", text.trim_end()) {
-            let text = format!("note: --log {}: {e}; the log ends here\n", path.display());
+            let text = format!("note: --log {}: {e}; the log ends here, the run goes on\n", path.display());
             self.log = None;
             self.err(&text);
         }

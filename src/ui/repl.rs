@@ -12,8 +12,8 @@ use super::line::{Enter, LineHelper};
 use super::meta;
 use super::reporter::Reporter;
 use super::run;
-use super::worker::{Answer, Request, Worker};
-use super::{actions, folders};
+use super::worker::{Request, Worker};
+use super::{actions, folders, init};
 use crate::engine::device;
 use crate::script::{Settings, Snapshot};
 use crate::term::probe::Typing;
@@ -78,7 +78,7 @@ impl<'a> Repl<'a> {
     /// Reads and evaluates until the user leaves; the exit code.
     pub fn run(mut self) -> u8 {
         self.banner();
-        self.init();
+        init::run(&mut self);
         let mut reminded = false;
         loop {
             let line = match self.read() {
@@ -136,25 +136,6 @@ impl<'a> Repl<'a> {
         );
         self.reporter
             .remark(Role::Dim, "?name explains, Tab completes, :help lists the commands; try :run magicmix");
-    }
-
-    /// Runs the user's init file.
-    fn init(&mut self) {
-        let Some(file) = folders::init_file().filter(|f| !self.settings.no_init && f.is_file()) else {
-            return;
-        };
-        match std::fs::read_to_string(&file) {
-            Ok(code) => {
-                self.reporter
-                    .remark(Role::Dim, &format!("running {}; --no-init leaves it out", file.display()));
-                self.evaluate(Request::Eval(format!("{code}\n;")));
-            }
-            Err(e) => self.reporter.remark(Role::Warn, &format!("note: {}: {e}", file.display())),
-        }
-        if let Ok((Answer::Cells(cells), snapshot)) = self.worker.call(Request::Cells) {
-            self.own_cells = cells.len();
-            self.update(snapshot);
-        }
     }
 
     /// History is appended after every line: a session that ends badly loses nothing.

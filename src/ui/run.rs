@@ -43,12 +43,7 @@ pub fn run(worker: &Worker, interrupts: &Interrupts, reporter: &mut Reporter, re
 }
 
 /// Follows what runs until it ends. `only_text`: it is stopped as soon as nobody reads its output.
-fn follow(
-    worker: &Worker,
-    interrupts: &Interrupts,
-    reporter: &mut Reporter,
-    only_text: bool,
-) -> Finished {
+fn follow(worker: &Worker, interrupts: &Interrupts, reporter: &mut Reporter, only_text: bool) -> Finished {
     let mut told = 0;
     let mut leaving: Option<Instant> = None;
     let mut abandoned = false;

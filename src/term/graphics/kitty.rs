@@ -10,19 +10,27 @@ use image::RgbImage;
 /// Largest payload of one escape.
 const CHUNK: usize = 4096;
 
+/// Pictures that stay in the terminal's memory. Older ones are freed, far up in the scrollback as they are: without
+/// that, a night of pictures fills the memory of a terminal that has no limit of its own.
+const KEPT: u32 = 256;
+
 /// How many pictures this process has placed.
 static PLACED: AtomicU32 = AtomicU32::new(0);
 
-/// An id that no picture of another process on this terminal is likely to have, and none of ours has had: a terminal
-/// replaces a picture whose id comes again, also in the scrollback.
-fn next_id() -> u32 {
-    let count = PLACED.fetch_add(1, Ordering::Relaxed) & 0xfff;
-    ((std::process::id() & 0x7_ffff) << 12) | count | 0x8000_0000
+/// The id of our picture number `n`: one that no picture of another process on this terminal is likely to have, and that
+/// none of ours has had for long. A terminal replaces a picture whose id comes again, also in the scrollback.
+fn id(n: u32) -> u32 {
+    ((std::process::id() & 0x7_ffff) << 12) | (n & 0xfff) | 0x8000_0000
 }
 
 /// Places a picture at the cursor, `cells` wide and high; quiet, so that no answer comes back into the keyboard.
 pub(super) fn write(out: &mut dyn Write, picture: &RgbImage, cells: (u16, u16)) -> io::Result<()> {
-    let id = next_id();
+    let placed = PLACED.fetch_add(1, Ordering::Relaxed);
+    let id = id(placed);
+    if let Some(old) = placed.checked_sub(KEPT) {
+        // The capital letter frees the picture's data as well.
+        write!(out, "\x1b_Ga=d,d=I,i={},q=2\x1b\\", self::id(old))?;
+    }
     let payload = STANDARD.encode(super::png(picture)?);
     let chunks: Vec<&str> =
         payload.as_bytes().chunks(CHUNK).filter_map(|c| std::str::from_utf8(c).ok()).collect();
@@ -69,6 +77,21 @@ mod tests {
             }
         }
         panic!("the picture was never closed");
+    }
+
+    #[test]
+    fn old_pictures_are_freed() {
+        let picture = RgbImage::new(1, 1);
+        let mut out = Vec::new();
+        for _ in 0..KEPT + 2 {
+            out.clear();
+            write(&mut out, &picture, (1, 1)).unwrap();
+        }
+        let text = String::from_utf8(out).unwrap();
+        let (freed, rest) = text.split_once("\x1b\\").unwrap();
+        let freed: u32 =
+            freed.strip_prefix("\x1b_Ga=d,d=I,i=").unwrap().strip_suffix(",q=2").unwrap().parse().unwrap();
+        assert_eq!(freed, read(rest).0 - KEPT);
     }
 
     #[test]
