@@ -9,6 +9,11 @@ mod layers;
 mod licences;
 mod parity;
 mod program;
+#[cfg(target_os = "linux")]
+mod prompt;
 mod recipes;
 mod script;
+mod signals;
+#[cfg(target_os = "linux")]
+mod terminal;
 mod tokenizer;

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// A working folder with a home of its own: nothing of the user's is read or written.
 pub struct Room {
     dir: tempfile::TempDir,
@@ -48,7 +50,9 @@ impl Room {
     }
 
     pub fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.path(name), text).unwrap();
+        let path = self.path(name);
+        path.parent().map(|folder| std::fs::create_dir_all(folder).unwrap());
+        std::fs::write(path, text).unwrap();
     }
 
     /// The environment of every child.
@@ -78,6 +82,11 @@ impl Room {
     pub fn spawn(&self, args: &[&str]) -> Child {
         self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
+}
+
+/// Sends a signal.
+pub fn send(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
 }
 
 /// Waits for a child, but not for ever.
