@@ -58,6 +58,10 @@ fn follow(worker: &Worker, interrupts: &Interrupts, reporter: &mut Reporter, onl
                     }
                     // We stopped it ourselves, as nobody reads the output: no news.
                     Err(report) if abandoned && report.exit == Exit::Interrupted => 0,
+                    Err(report) if report.exit == Exit::Interrupted && interrupts.exit().is_some() => {
+                        reporter.remark(Role::Warn, "stopped: this process was told to end");
+                        report.exit.code()
+                    }
                     Err(report) => {
                         reporter.report(&report);
                         report.exit.code()

@@ -51,7 +51,7 @@ impl Room {
 
     pub fn write(&self, name: &str, text: &str) {
         let path = self.path(name);
-        path.parent().map(|folder| std::fs::create_dir_all(folder).unwrap());
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     }
 

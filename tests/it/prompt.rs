@@ -66,6 +66,19 @@ fn a_signal_at_the_prompt_ends_it() {
 }
 
 #[test]
+fn a_run_at_the_prompt_that_is_terminated_keeps_its_latent() {
+    let room = Room::new();
+    let Some(mut terminal) = Terminal::start(&room, &["--no-init"]) else { return };
+    terminal.prompts();
+    terminal.types(":run text2image steps=900 n=4\r");
+    terminal.shows("sampling ");
+    send(&terminal.child, Signal::TERM);
+    terminal.shows("the last latent was saved");
+    assert_eq!(terminal.ends(), 143);
+    assert_eq!(files(&room.path("out")), ["text2image-latent.safetensors"]);
+}
+
+#[test]
 fn the_init_file_of_a_folder_waits_for_trust() {
     let room = Room::new();
     room.write("config/scumble/init.rhai", "let mine = 11; print(\"own init\");");
