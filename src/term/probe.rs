@@ -10,8 +10,10 @@ use rustix::termios::{self, LocalModes, OptionalActions};
 use super::answer::{Answer, parse};
 use super::tty;
 
-/// Longest wait for answers.
+/// Longest wait for answers; an answer that comes later would land in the line editor as text.
 const WAIT: Duration = Duration::from_millis(250);
+/// The same where every answer travels through a network.
+const WAIT_REMOTE: Duration = Duration::from_millis(800);
 
 /// Name and version, kitty graphics, and last the device attributes, which every terminal answers.
 const QUESTION: &[u8] = b"\x1b[>q\x1b_Gi=31,s=1,v=1,a=q,t=d,f=24;AAAA\x1b\\\x1b[c";
@@ -206,7 +208,8 @@ pub fn probe(typing: Typing) -> Caps {
     if !tty::is_foreground() || (typing == Typing::Leave && has_raw_input()) {
         return Caps::new(Protocol::Blocks, "the keyboard cannot be read now, so the terminal was not asked");
     }
-    match listen(WAIT, Some(QUESTION)) {
+    let remote = std::env::var_os("SSH_CONNECTION").is_some();
+    match listen(if remote { WAIT_REMOTE } else { WAIT }, Some(QUESTION)) {
         Some(answer) => Caps::answered(answer),
         None => Caps::new(Protocol::Blocks, "/dev/tty cannot be opened, so the terminal was not asked"),
     }

@@ -6,16 +6,21 @@ use super::trust::{FILE, FolderInit, Standing};
 use super::worker::{Answer, Request};
 use crate::term::style::Role;
 
-/// Runs the init files. `:save` leaves out what they define.
+/// Runs the init files. `:save` leaves them out.
 pub(super) fn run(repl: &mut Repl) {
     if repl.settings.no_init {
         return;
     }
     own(repl);
     of_folder(repl);
-    if let Ok((Answer::Cells(cells), snapshot)) = repl.worker.call(Request::Cells) {
-        repl.own_cells = cells.len();
-        repl.update(snapshot);
+    repl.own_cells = cells(repl);
+}
+
+/// How many cells have worked so far.
+fn cells(repl: &Repl) -> usize {
+    match repl.worker.call(Request::Cells) {
+        Ok((Answer::Cells(cells), _)) => cells.len(),
+        _ => 0,
     }
 }
 
@@ -55,7 +60,11 @@ pub(super) fn trust(repl: &mut Repl) {
         let text = format!("note: that you trust {FILE} cannot be remembered, so it runs this once: {e}");
         repl.reporter.remark(Role::Warn, &text);
     }
+    let first = cells(repl) == repl.own_cells;
     evaluate(repl, FILE, &init.text);
+    if first {
+        repl.own_cells = cells(repl);
+    }
 }
 
 /// The init file of the working folder, if it has one.

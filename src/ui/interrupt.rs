@@ -15,6 +15,9 @@ use crate::term::tty;
 /// Interrupts further apart than this start counting anew.
 const TOGETHER: Duration = Duration::from_secs(2);
 
+/// Longest time between a request to leave and the end, longer than what `run` grants the work.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// What signals have asked for. Clones share it.
 #[derive(Clone)]
 pub struct Interrupts {
@@ -130,6 +133,12 @@ impl State {
         if again || !self.running.load(Ordering::SeqCst) {
             quit(code);
         }
+        // Nor does the first one wait for ever: the main thread may hang in a pipe that nobody reads. Without a thread
+        // for this, the second request remains.
+        let _ = std::thread::Builder::new().name("patience".into()).spawn(move || {
+            std::thread::sleep(PATIENCE);
+            quit(code)
+        });
     }
 }
 

@@ -233,7 +233,8 @@ impl Reporter {
     }
 
     fn clear_progress(&mut self) {
-        if std::mem::take(&mut self.line_open) {
+        // Since it was drawn the terminal may have gone to another job.
+        if std::mem::take(&mut self.line_open) && tty::owns_err() {
             self.out.err("\r\x1b[K");
         }
     }

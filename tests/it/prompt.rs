@@ -54,6 +54,19 @@ fn ctrl_c_stops_the_cell_and_keeps_the_session() {
 }
 
 #[test]
+fn ctrl_c_ends_a_run_that_was_just_started() {
+    let room = Room::new();
+    for pause in [0, 30, 200] {
+        let Some(mut terminal) = Terminal::start(&room, &["run", "text2image", "steps=900"]) else { return };
+        until("the run begins", LONG, || !terminal.echoes());
+        std::thread::sleep(Duration::from_millis(pause));
+        terminal.types("\x03");
+        assert_eq!(terminal.ends(), 130);
+        assert!(terminal.echoes(), "the terminal is as it was");
+    }
+}
+
+#[test]
 fn a_signal_at_the_prompt_ends_it() {
     let room = Room::new();
     for (signal, code) in [(Signal::TERM, 143), (Signal::HUP, 129)] {

@@ -97,6 +97,7 @@ fn a_hang_up_is_129_unless_it_shall_keep_going() {
         child.kill().unwrap();
     }
     assert!(wait(&mut child, LONG) == 129 || under_nohup());
+    assert!(files(&room.path("out")) == ["text2image-latent.safetensors"] || under_nohup());
     let room = Room::new();
     let mut child = room.spawn(&["--keep-going", "run", "text2image", "steps=300"]);
     let mut reader = BufReader::new(child.stderr.take().unwrap());
