@@ -49,7 +49,7 @@ fn refused(error: &clap::Error) -> u8 {
         && let Some(ContextValue::String(name)) = error.get(ContextKind::InvalidSubcommand)
         && (name.ends_with(".rhai") || recipes::names().contains(&name.as_str()))
     {
-        eprintln!("\nA recipe is run with: scumble run {name}");
+        Output::default().err(&format!("\nA recipe is run with: scumble run {name}\n"));
     }
     if error.use_stderr() { Exit::Usage.code() } else { 0 }
 }
@@ -59,7 +59,7 @@ fn dispatch(cli: Cli) -> u8 {
     let mut ui = match reporter(flags) {
         Ok(ui) => ui,
         Err(report) => {
-            eprintln!("{}", report.render(false, 100));
+            Output::default().err(&format!("{}\n", report.render(false, 100).trim_end()));
             return report.exit.code();
         }
     };

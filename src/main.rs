@@ -1,5 +1,6 @@
 //! The program: counts memory, keeps the terminal whole when something panics, hands over to the command line.
 
+use std::io::Write;
 use std::panic;
 use std::process::ExitCode;
 
@@ -26,5 +27,9 @@ fn tell(info: &panic::PanicHookInfo) {
     term::tty::restore();
     let text = info.payload_as_str().unwrap_or("without a message");
     let place = info.location().map_or(String::new(), |l| format!(" ({}:{})", l.file(), l.line()));
-    eprintln!("scumble itself failed: {text}{place}. Please report it with what you did.");
+    // Not by a macro: it would panic itself where stderr is closed.
+    let _ = writeln!(
+        std::io::stderr(),
+        "scumble itself failed: {text}{place}. Please report it with what you did."
+    );
 }

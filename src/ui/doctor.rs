@@ -29,7 +29,7 @@ pub fn report(settings: &Settings, caps: &Caps) -> String {
             size(device::memory_limit()),
             settings
                 .max_memory
-                .map_or(String::new(), |b| format!(", --max-memory {}", types::size(b as usize)))
+                .map_or(String::new(), |b| format!(", at most {} to be held", types::size(b as usize)))
         ),
     );
     let (columns, rows) = tty::size();
