@@ -142,41 +142,43 @@ fn trust_without_an_init_file_says_so() {
     assert!(terminal.enters(":trust").contains("there is no .scumble/init.rhai"));
 }
 
-/// A shell with job control that runs a line and says how it ended.
-fn shell(room: &Room, line: &str) -> Option<Terminal> {
+/// A shell that runs a script.
+fn shell(room: &Room, script: &str) -> Option<Terminal> {
     let mut command = std::process::Command::new("/bin/sh");
-    command.args(["-c", &format!("set -m\n{line}")]).current_dir(room.path(""));
+    command.args(["-c", script]).current_dir(room.path(""));
     command.env_clear().envs(room.environment()).env("SCUMBLE", env!("CARGO_BIN_EXE_scumble"));
     Terminal::run(command)
 }
 
 #[test]
 fn a_background_job_leaves_the_terminal_alone() {
-    let room = Room::new();
-    let line = "\"$SCUMBLE\" run text2image steps=60 & echo begun; wait $!; echo ended $?";
-    let Some(mut terminal) = shell(&room, line) else { return };
-    terminal.shows("begun\r\n");
-    let mut echoed = true;
-    until("the job's end", LONG, || {
-        echoed &= terminal.echoes();
-        terminal.text().contains("ended")
-    });
-    let text = terminal.shows("ended 0");
-    assert!(echoed, "the modes are the shell's");
-    assert!(
-        !text.contains('\r') || !text.contains("\r\x1b[K"),
-        "nothing is drawn over the shell's line: {text:?}"
-    );
-    assert_eq!(terminal.ends(), 0);
-    assert_eq!(files(&room.path("out")), ["text2image.png"]);
+    // With job control, as people type it, and without, as scripts have it.
+    for control in ["set -m", ":"] {
+        let room = Room::new();
+        let run = "\"$SCUMBLE\" run text2image steps=60 & echo begun; wait $!; echo ended $?";
+        let Some(mut terminal) = shell(&room, &format!("{control}\n{run}")) else { return };
+        terminal.shows("begun\r\n");
+        let mut echoed = true;
+        until("the job's end", LONG, || {
+            echoed &= terminal.echoes();
+            terminal.text().contains("ended")
+        });
+        let text = terminal.shows("ended 0");
+        assert!(echoed, "the modes are the shell's: {control}");
+        assert!(
+            control == ":" || !text.contains("\x1b[K"),
+            "nothing is drawn over the shell's line: {text:?}"
+        );
+        assert_eq!(terminal.ends(), 0);
+        assert_eq!(files(&room.path("out")), ["text2image.png"]);
+    }
 }
 
 #[test]
 fn a_foreground_job_hides_what_is_typed_until_it_ends() {
     let room = Room::new();
-    let Some(mut terminal) = shell(&room, "\"$SCUMBLE\" run text2image steps=60; echo ended $?") else {
-        return;
-    };
+    let script = "set -m\n\"$SCUMBLE\" run text2image steps=60; echo ended $?";
+    let Some(mut terminal) = shell(&room, script) else { return };
     until("quiet", LONG, || !terminal.echoes());
     terminal.shows("ended 0");
     assert!(terminal.echoes());
