@@ -14,6 +14,7 @@ use super::host::{Host, Running, Settings};
 use super::options::{self, Column, Recipe, Val};
 use super::watchdog::Watchdog;
 use super::{bind, catalog, engine, recipes, scan, types};
+use crate::engine::latent::Latent;
 use crate::engine::observe::{Cancel, Observer};
 use crate::report::{Exit, Report};
 
@@ -110,9 +111,9 @@ impl Session {
     }
 
     /// Saves the latent of the last step as OUT/NAME-latent.safetensors (tensor `latent`, f32), for a process that must
-    /// end. `None` if nothing was sampled, or it cannot be written.
+    /// end; where a stopped cell has left it in `ans` already, that. `None` if there is none, or it cannot be written.
     pub fn rescue(&self) -> Option<PathBuf> {
-        let z = self.host.take_last()?;
+        let z = self.host.take_last().or_else(|| self.scope.get_value::<Latent>("ans"))?;
         let name = match self.host.stopped_name() {
             name if name.is_empty() => "scumble".into(),
             name => name,

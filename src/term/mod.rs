@@ -1,5 +1,6 @@
 //! Terminal facilities: modes, signals, what the terminal can do, pictures. Knows no engine and no Rhai.
 
+mod answer;
 pub mod graphics;
 pub mod probe;
 pub mod signals;

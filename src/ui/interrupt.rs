@@ -1,104 +1,129 @@
 //! Signals, turned into flags that the main thread reads.
 //!
-//! Ctrl-C while something runs stops it after the step; the third one within a few seconds ends the process. SIGTERM and
-//! SIGHUP stop what runs, let the last latent be saved, and end the process with 143 and 129.
+//! Ctrl-C while something runs stops it after the step; the third one in a row ends the process. SIGTERM and SIGHUP stop
+//! what runs, let the last latent be saved, and end the process with 143 and 129. While nothing runs yet (flags are
+//! checked, a script is read from stdin) a signal ends the process at once, with the same codes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::engine::observe::Cancel;
-use crate::term::{signals, tty};
+use crate::term::signals::{self, Signal, Suspension};
+use crate::term::tty;
 
 /// Interrupts further apart than this start counting anew.
-const TOGETHER: Duration = Duration::from_secs(5);
+const TOGETHER: Duration = Duration::from_secs(2);
+
+/// Longest time between a request to leave and the end, longer than what `run` grants the work.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What signals have asked for. Clones share it.
 #[derive(Clone)]
-pub struct Interrupts(Arc<State>);
+pub struct Interrupts {
+    state: Arc<State>,
+    suspension: Suspension,
+}
 
 struct State {
     cancel: Cancel,
+    /// Whether a prompt waits when nothing runs.
+    interactive: AtomicBool,
+    keep_going: bool,
     running: AtomicBool,
     count: AtomicU8,
     last: AtomicU64,
     exit: AtomicU8,
-    resized: AtomicBool,
     start: Instant,
 }
 
 impl Interrupts {
-    /// Installs the handlers. `keep_going` ignores a hang-up.
+    /// Installs the handlers, which set `cancel`. `keep_going` ignores a hang-up, and so does a process that was
+    /// started with hang-ups ignored, as nohup does. Errors: the system refuses a handler.
     pub fn install(cancel: &Cancel, keep_going: bool) -> std::io::Result<Interrupts> {
         let state = Arc::new(State {
             cancel: cancel.clone(),
+            interactive: AtomicBool::new(false),
+            keep_going: keep_going || signals::ignores_hangup(),
             running: AtomicBool::new(false),
             count: AtomicU8::new(0),
             last: AtomicU64::new(0),
             exit: AtomicU8::new(0),
-            resized: AtomicBool::new(false),
             start: Instant::now(),
         });
         let shared = Arc::clone(&state);
-        signals::install(move |signal| shared.signal(signal, keep_going))?;
-        Ok(Interrupts(state))
+        let suspension = signals::install(move |signal| shared.signal(signal))?;
+        Ok(Interrupts { state, suspension })
+    }
+
+    /// Says that from now on Ctrl-C while nothing runs belongs to the prompt.
+    pub fn belong_to_prompt(&self) {
+        self.state.interactive.store(true, Ordering::SeqCst);
+    }
+
+    /// The token that signals set.
+    pub fn cancel(&self) -> &Cancel {
+        &self.state.cancel
     }
 
     /// Says that a request runs from now on: Ctrl-C will stop it.
     pub fn begin(&self) {
-        self.0.cancel.clear();
-        self.0.count.store(0, Ordering::SeqCst);
-        self.0.running.store(true, Ordering::SeqCst);
+        self.state.cancel.clear();
+        self.state.count.store(0, Ordering::SeqCst);
+        self.state.running.store(true, Ordering::SeqCst);
+        self.suspension.set(!tty::is_quiet());
+        // A request to end that came just before must not get lost.
+        if self.exit().is_some() {
+            self.state.cancel.set();
+        }
     }
 
     /// Says that nothing runs any more.
     pub fn end(&self) {
-        self.0.running.store(false, Ordering::SeqCst);
-        self.0.cancel.clear();
+        self.state.running.store(false, Ordering::SeqCst);
+        self.suspension.set(true);
+        self.state.cancel.clear();
     }
 
-    /// How often Ctrl-C came since `begin`.
+    /// How often Ctrl-C came in a row.
     pub fn count(&self) -> u8 {
-        self.0.count.load(Ordering::SeqCst)
+        self.state.count.load(Ordering::SeqCst)
     }
 
     /// The exit code that a signal asked for.
     pub fn exit(&self) -> Option<u8> {
-        Some(self.0.exit.load(Ordering::SeqCst)).filter(|&code| code != 0)
-    }
-
-    /// Whether the window changed its size since the last call.
-    pub fn resized(&self) -> bool {
-        self.0.resized.swap(false, Ordering::SeqCst)
+        Some(self.state.exit.load(Ordering::SeqCst)).filter(|&code| code != 0)
     }
 }
 
 impl State {
-    fn signal(&self, signal: signals::Signal, keep_going: bool) {
+    fn signal(&self, signal: Signal) {
         match signal {
-            signals::Signal::Interrupt => self.interrupt(),
-            signals::Signal::Terminate => self.leave(143),
-            signals::Signal::Hangup if keep_going => {}
-            signals::Signal::Hangup => self.leave(129),
-            signals::Signal::Resize => self.resized.store(true, Ordering::SeqCst),
-            signals::Signal::Continue | signals::Signal::Suspend => {}
+            Signal::Interrupt => self.interrupt(),
+            Signal::Terminate => self.leave(143),
+            Signal::Hangup if self.keep_going => {}
+            Signal::Hangup => self.leave(129),
+            Signal::Resize => {}
         }
     }
 
     fn interrupt(&self) {
         if !self.running.load(Ordering::SeqCst) {
+            if !self.interactive.load(Ordering::SeqCst) {
+                quit(130);
+            }
             return;
         }
         let now = self.start.elapsed().as_millis() as u64;
         let before = self.last.swap(now, Ordering::SeqCst);
-        if now.saturating_sub(before) > TOGETHER.as_millis() as u64 {
-            self.count.store(0, Ordering::SeqCst);
-        }
+        let count = self.count.load(Ordering::SeqCst);
+        let together = now.saturating_sub(before) <= TOGETHER.as_millis() as u64;
+        let count = if together { count + 1 } else { 1 };
         self.cancel.set();
-        if self.count.fetch_add(1, Ordering::SeqCst) >= 2 {
-            tty::restore();
-            std::process::exit(130);
+        if count >= 3 {
+            quit(130);
         }
+        self.count.store(count, Ordering::SeqCst);
     }
 
     /// A second request to leave does not wait for the work to stop.
@@ -106,8 +131,18 @@ impl State {
         let again = self.exit.swap(code, Ordering::SeqCst) != 0;
         self.cancel.set();
         if again || !self.running.load(Ordering::SeqCst) {
-            tty::restore();
-            std::process::exit(i32::from(code));
+            quit(code);
         }
+        // Nor does the first one wait for ever: the main thread may hang in a pipe that nobody reads. Without a thread
+        // for this, the second request remains.
+        let _ = std::thread::Builder::new().name("patience".into()).spawn(move || {
+            std::thread::sleep(PATIENCE);
+            quit(code)
+        });
     }
+}
+
+fn quit(code: u8) -> ! {
+    tty::restore();
+    std::process::exit(i32::from(code))
 }

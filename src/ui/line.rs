@@ -1,41 +1,47 @@
 //! The line editor's helper: completion, hints, colors, and when input is whole.
 
 use std::borrow::Cow;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 
 use rustyline::completion::{Completer, Pair};
 use rustyline::highlight::{CmdKind, Highlighter};
 use rustyline::hint::{Hint, Hinter};
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
-use rustyline::{Context, Helper, Result};
+use rustyline::{Cmd, ConditionalEventHandler, Context, Event, EventContext, Helper, RepeatCount, Result};
+use unicode_width::UnicodeWidthStr;
 
-use super::meta;
-use crate::script::complete;
-use crate::script::scan::{self, Class, Completeness};
-use crate::script::session::Snapshot;
+use super::{input, meta};
+use crate::script::Snapshot;
+use crate::script::complete::{self, Candidate};
+use crate::script::scan::{self, Class};
 use crate::term::style::{Role, Style};
+use crate::term::tty;
+
+/// Lists up to this length show a remark beside each candidate.
+const DETAILED: usize = 16;
 
 /// What the line editor asks while keys are typed.
 pub struct LineHelper {
     style: Style,
     snapshot: RefCell<Snapshot>,
-    empty: Cell<bool>,
+    /// The text as it was last seen: Ctrl-C on an empty line is answered, on a text it only clears the line.
+    seen: RefCell<String>,
 }
 
 impl LineHelper {
     /// Colors by `style`.
     pub fn new(style: Style) -> Self {
-        LineHelper { style, snapshot: RefCell::default(), empty: Cell::new(true) }
-    }
-
-    /// Whether the line held no text when it was last looked at.
-    pub fn is_empty(&self) -> bool {
-        self.empty.get()
+        LineHelper { style, snapshot: RefCell::default(), seen: RefCell::default() }
     }
 
     /// Takes the state of the session after a cell.
     pub fn update(&self, snapshot: Snapshot) {
         self.snapshot.replace(snapshot);
+    }
+
+    /// The text as it was last seen, taken out.
+    pub fn take_seen(&self) -> String {
+        self.seen.take()
     }
 }
 
@@ -45,13 +51,27 @@ impl Completer for LineHelper {
     type Candidate = Pair;
 
     fn complete(&self, line: &str, pos: usize, _: &Context<'_>) -> Result<(usize, Vec<Pair>)> {
-        let pair = |display: String, replacement: String| Pair { display, replacement };
-        if let Some((start, found)) = meta::complete(line, pos, &self.snapshot.borrow()) {
-            return Ok((start, found.into_iter().map(|c| pair(c.clone(), c)).collect()));
-        }
-        let (start, found) = complete::complete(line, pos, &self.snapshot.borrow());
-        Ok((start, found.into_iter().map(|c| pair(c.display, c.replacement)).collect()))
+        let snapshot = self.snapshot.borrow();
+        let (start, found) =
+            meta::complete(line, pos, &snapshot).unwrap_or_else(|| complete::complete(line, pos, &snapshot));
+        Ok((start, pairs(found)))
     }
+}
+
+/// Short lists say what each candidate is.
+fn pairs(found: Vec<Candidate>) -> Vec<Pair> {
+    let detailed = found.len() > 1 && found.len() <= DETAILED;
+    let width = found.iter().map(|c| c.display.width()).max().unwrap_or(0);
+    let window = usize::from(tty::size().0).saturating_sub(2);
+    let pair = |c: Candidate| {
+        let mut display = c.display.clone();
+        if detailed && !c.detail.is_empty() {
+            display = format!("{:<width$}  {}", c.display, c.detail);
+            display = display.chars().take(window).collect();
+        }
+        Pair { display, replacement: c.replacement }
+    };
+    found.into_iter().map(pair).collect()
 }
 
 /// Shown dim after the cursor, never taken over.
@@ -71,11 +91,15 @@ impl Hinter for LineHelper {
     type Hint = Signature;
 
     fn hint(&self, line: &str, pos: usize, _: &Context<'_>) -> Option<Signature> {
-        self.empty.set(line.is_empty());
+        self.seen.replace(line.to_string());
         if pos < line.len() || meta::is_meta(line) {
             return None;
         }
-        complete::signature_hint(line, pos, &self.snapshot.borrow()).map(|s| Signature(format!("  {s}")))
+        let hint = complete::signature_hint(line, pos, &self.snapshot.borrow())?;
+        // A hint that wraps would move the line up and down while keys are typed.
+        let last = line.rsplit('\n').next().unwrap_or_default();
+        let room = usize::from(tty::size().0).saturating_sub(last.width() + input::PROMPT.len() + 1);
+        Some(Signature(hint.chars().take(room).collect()))
     }
 }
 
@@ -85,13 +109,22 @@ impl Highlighter for LineHelper {
             return Cow::Borrowed(line);
         }
         let snapshot = self.snapshot.borrow();
-        let known = |name: &str| snapshot.functions.iter().any(|f| f.0 == name);
+        let known = |name: &str| {
+            snapshot.functions.iter().any(|f| f.0 == name) || snapshot.variables.iter().any(|v| v.0 == name)
+        };
         let mut out = String::with_capacity(line.len() * 2);
         let mut end = 0;
         for (range, class) in scan::classes(line, &known) {
             out.push_str(line.get(end..range.start).unwrap_or_default());
             let text = line.get(range.clone()).unwrap_or_default();
-            out.push_str(&role(class).map_or_else(|| text.to_string(), |role| self.style.paint(role, text)));
+            match role(class) {
+                // Each line is painted by itself: a color must not run over into the margin.
+                Some(role) => {
+                    let lines: Vec<String> = text.split('\n').map(|l| self.style.paint(role, l)).collect();
+                    out.push_str(&lines.join("\n"));
+                }
+                None => out.push_str(text),
+            }
             end = range.end;
         }
         out.push_str(line.get(end..).unwrap_or_default());
@@ -106,8 +139,8 @@ impl Highlighter for LineHelper {
         Cow::Owned(self.style.paint(Role::Dim, hint))
     }
 
-    fn highlight_char(&self, _: &str, _: usize, _: CmdKind) -> bool {
-        self.style.color
+    fn highlight_char(&self, _: &str, _: usize, kind: CmdKind) -> bool {
+        self.style.color && kind != CmdKind::MoveCursor
     }
 }
 
@@ -119,16 +152,68 @@ fn role(class: Class) -> Option<Role> {
         Class::Comment => Role::Comment,
         Class::Function => Role::Name,
         Class::Unknown => Role::Unknown,
-        _ => return None,
+        Class::Property | Class::Name | Class::Sign => return None,
     })
 }
 
 impl Validator for LineHelper {
     fn validate(&self, context: &mut ValidationContext) -> Result<ValidationResult> {
-        let text = context.input();
-        if meta::is_meta(text) || scan::completeness(text) == Completeness::Complete {
-            return Ok(ValidationResult::Valid(None));
+        Ok(match input::is_complete(context.input()) {
+            true => ValidationResult::Valid(None),
+            false => ValidationResult::Incomplete,
+        })
+    }
+}
+
+/// Enter at the end of an unfinished input starts a line that is indented to its depth; everywhere else it does what it
+/// always does.
+pub struct Enter;
+
+impl ConditionalEventHandler for Enter {
+    fn handle(&self, _: &Event, _: RepeatCount, _: bool, context: &EventContext) -> Option<Cmd> {
+        let (line, pos) = (context.line(), context.pos());
+        if pos < line.len() || input::is_complete(line) {
+            return None;
         }
-        Ok(ValidationResult::Incomplete)
+        Some(Cmd::Insert(1, input::continuation(line)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colors_do_not_change_the_width() {
+        let helper = LineHelper::new(Style { color: true });
+        for line in ["let x = blend(a, 0.5); // mix", "nope(\"a\nb\")", "`a\n  b`", "", "if x { 1 } // ä猫"]
+        {
+            let painted = helper.highlight(line, 0).to_string();
+            let mut plain = String::new();
+            let mut chars = painted.chars();
+            while let Some(c) = chars.next() {
+                if c == '\x1b' {
+                    chars.by_ref().find(|c| *c == 'm');
+                } else {
+                    plain.push(c);
+                }
+            }
+            assert_eq!(plain, line);
+        }
+        assert!(helper.highlight("nope(1)", 0).contains("\x1b[4;31mnope"));
+        assert!(helper.highlight("blend(1)", 0).contains("\x1b[36mblend"));
+    }
+
+    #[test]
+    fn short_lists_say_what_the_candidates_are() {
+        let candidate = |name: &str| Candidate {
+            replacement: name.into(),
+            display: name.into(),
+            detail: "Latent".into(),
+        };
+        let shown = pairs(vec![candidate("z"), candidate("zebra")]);
+        assert_eq!(shown[0].display, "z      Latent");
+        assert_eq!(shown[0].replacement, "z");
+        assert_eq!(pairs(vec![candidate("z")])[0].display, "z");
     }
 }

@@ -1,28 +1,31 @@
-//! The `:` commands: one table drives dispatch, `:help`, completion and the reference.
+//! The `:` commands: one table drives dispatch, `:help` and completion.
 
-use crate::script::session::Snapshot;
-use crate::script::{catalog, recipes};
+use super::words;
+use crate::script::complete::{self, Candidate};
+use crate::script::{Snapshot, catalog, recipes};
 
 /// What the prompt should do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Print this.
-    Print(String),
+    /// List the commands.
+    Commands,
     /// List the variables.
     Variables,
-    /// Forget a variable.
-    Free(String),
+    /// Forget variables.
+    Free(Vec<String>),
     /// Run a recipe.
     Run(String, Vec<(String, String)>),
+    /// List the recipes.
+    Recipes,
     /// Show a recipe's options.
     RecipeHelp(String),
     /// Check recipes.
     Check(Vec<String>),
     /// Save the cells that worked as a recipe.
     Save(String),
-    /// Show documentation.
+    /// Show documentation; of everything if the name is empty.
     Help(String),
-    /// Show a function's source.
+    /// Show a function's or recipe's source.
     Source(String),
     /// List earlier input that contains a text.
     History(String),
@@ -30,6 +33,8 @@ pub enum Action {
     Memory,
     /// What this machine and terminal can do.
     Doctor,
+    /// Trust this folder's init file, and run it.
+    Trust,
     /// Time an expression.
     Time(String),
     /// Forget all variables and models.
@@ -53,76 +58,42 @@ pub struct Command {
     action: fn(&str) -> Action,
 }
 
+const fn command(
+    name: &'static str,
+    arguments: &'static str,
+    about: &'static str,
+    action: fn(&str) -> Action,
+) -> Command {
+    Command { name, arguments, about, action }
+}
+
 /// All commands, in the order of `:help`.
 pub const COMMANDS: &[Command] = &[
-    Command {
-        name: "help",
-        arguments: "[name]",
-        about: "this list, or the documentation of a name (also ?name)",
-        action: help,
-    },
-    Command {
-        name: "run",
-        arguments: "recipe [key=value ...]",
-        about: "run a recipe; :run recipe --help shows its options",
-        action: run,
-    },
-    Command {
-        name: "check",
-        arguments: "recipe ...",
-        about: "look for mistakes without running",
-        action: check,
-    },
-    Command {
-        name: "vars",
-        arguments: "",
-        about: "variables: type, shape, memory",
-        action: |_| Action::Variables,
-    },
-    Command { name: "free", arguments: "name ...", about: "forget variables", action: free },
-    Command {
-        name: "save",
-        arguments: "file.rhai",
-        about: "save the cells that worked as a recipe",
-        action: save,
-    },
-    Command {
-        name: "hist",
-        arguments: "[text]",
-        about: "earlier input",
-        action: |t| Action::History(t.to_string()),
-    },
-    Command {
-        name: "time",
-        arguments: "expression",
-        about: "evaluate and say how long it took",
-        action: time,
-    },
-    Command { name: "mem", arguments: "", about: "memory held", action: |_| Action::Memory },
-    Command {
-        name: "doctor",
-        arguments: "",
-        about: "device, threads, terminal, folders: what was found and why",
-        action: |_| Action::Doctor,
-    },
-    Command {
-        name: "reset",
-        arguments: "",
-        about: "forget all variables and models",
-        action: |_| Action::Reset,
-    },
-    Command { name: "sh", arguments: "command", about: "run a shell command", action: shell },
-    Command { name: "quit", arguments: "", about: "leave (also Ctrl-D)", action: |_| Action::Quit },
+    command("help", "[name]", "this list, or what a name means (also ?name)", help),
+    command("run", "recipe [key=value ...]", "run a recipe; with --help: its options and examples", run),
+    command("check", "recipe ...", "look for mistakes without running", check),
+    command("vars", "", "variables: name, memory, value", |_| Action::Variables),
+    command("free", "name ...", "forget variables", free),
+    command("save", "file.rhai", "save the cells that worked as a recipe", save),
+    command("hist", "[text]", "earlier input, with that text in it", |t| Action::History(t.to_string())),
+    command("time", "code", "evaluate and say how long it took", time),
+    command("mem", "", "memory: held, most so far, allowed, free", |_| Action::Memory),
+    command("doctor", "", "device, threads, terminal, folders: what was found and why", |_| Action::Doctor),
+    command("trust", "", "run this folder's .scumble/init.rhai, now and at each start", |_| Action::Trust),
+    command("reset", "", "forget all variables, functions and models", |_| Action::Reset),
+    command("sh", "command", "run a shell command (also :!command)", shell),
+    command("quit", "", "leave (also Ctrl-D)", |_| Action::Quit),
 ];
 
-/// Whether a line is for us rather than for the language.
+/// Whether a line is for us rather than for the language. In Rhai `:` and `?` begin nothing.
 pub fn is_meta(line: &str) -> bool {
     let line = line.trim();
-    line.starts_with([':', '?']) || (line.ends_with('?') && is_name(line.trim_end_matches('?')))
+    line.starts_with([':', '?']) || line.strip_suffix('?').is_some_and(|name| is_name(name.trim_end()))
 }
 
 fn is_name(text: &str) -> bool {
-    !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '.' | ':'))
+    let inner = text.trim_end_matches('?');
+    !inner.is_empty() && inner.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '.' | ':'))
 }
 
 /// What a line asks for. `None`: it belongs to the language.
@@ -131,35 +102,33 @@ pub fn parse(line: &str) -> Option<Action> {
     if !is_meta(line) {
         return None;
     }
-    if let Some(name) = line.strip_prefix("??") {
+    if let Some(name) = line.strip_prefix("??").or_else(|| line.strip_suffix("??")) {
         return Some(Action::Source(name.trim().to_string()));
     }
-    if let Some(name) = line.strip_prefix('?') {
+    if let Some(name) = line.strip_prefix('?').or_else(|| line.strip_suffix('?')) {
         return Some(Action::Help(name.trim().to_string()));
     }
-    if let Some(name) = line.strip_suffix('?') {
-        return Some(Action::Help(name.trim().to_string()));
+    let body = line.strip_prefix(':').unwrap_or(line);
+    if let Some(command) = body.strip_prefix('!') {
+        return Some(shell(command.trim()));
     }
-    let (word, rest) = line[1..].split_once(char::is_whitespace).unwrap_or((&line[1..], ""));
-    // A command may directly follow its sign: `:!ls`.
-    if let Some(command) = word.strip_prefix('!') {
-        return Some(shell(format!("{command} {rest}").trim()));
-    }
-    let exact = COMMANDS.iter().find(|c| c.name == word);
-    let mut starting = COMMANDS.iter().filter(|c| !word.is_empty() && c.name.starts_with(word));
-    let chosen = exact.or_else(|| starting.next().filter(|_| starting.next().is_none()));
-    Some(match chosen {
+    let (word, rest) = body.split_once(char::is_whitespace).unwrap_or((body, ""));
+    Some(match find(word) {
         Some(command) => (command.action)(rest.trim()),
         None => Action::Wrong(unknown(word)),
     })
 }
 
+/// A command by its name or a beginning that only it has.
+fn find(word: &str) -> Option<&'static Command> {
+    let exact = COMMANDS.iter().find(|c| c.name == word);
+    let mut starting = COMMANDS.iter().filter(|c| !word.is_empty() && c.name.starts_with(word));
+    exact.or_else(|| starting.next().filter(|_| starting.next().is_none()))
+}
+
 fn unknown(word: &str) -> String {
-    let starting: Vec<String> = COMMANDS
-        .iter()
-        .filter(|c| !word.is_empty() && c.name.starts_with(word))
-        .map(|c| format!(":{}", c.name))
-        .collect();
+    let starting = COMMANDS.iter().filter(|c| !word.is_empty() && c.name.starts_with(word));
+    let starting: Vec<String> = starting.map(|c| format!(":{}", c.name)).collect();
     if starting.len() > 1 {
         return format!(":{word} could be {}", starting.join(", "));
     }
@@ -169,148 +138,112 @@ fn unknown(word: &str) -> String {
     }
 }
 
-/// The list of commands.
+/// What `:help` prints.
 pub fn list() -> String {
     let mut out = String::new();
     for c in COMMANDS {
-        out.push_str(&format!("  {:<30} {}\n", format!(":{} {}", c.name, c.arguments), c.about));
+        out.push_str(&format!("  {:<29} {}\n", format!(":{} {}", c.name, c.arguments), c.about));
     }
-    out.push_str("  ?name                          documentation; ??name its source; ?two words search\n");
-    out.push_str("Anything else is evaluated. A value becomes `ans`; a final ; hides it. Ctrl-C stops after the step.\n");
+    out.push_str(
+        "  ?name                         what a name means; ??name its source; ?word searches\n\n\
+         Everything else is evaluated: the value becomes ans, a final ; hides it.\n\
+         Tab completes. Alt-Enter adds a line. Ctrl-R searches earlier input.\n\
+         Ctrl-C stops what runs after its step and keeps everything.\n",
+    );
     out.push_str(&format!("Recipes: {}", recipes::names().join(", ")));
     out
 }
 
 fn help(name: &str) -> Action {
-    if name.is_empty() {
-        Action::Print(list())
-    } else {
-        Action::Help(name.trim_start_matches('?').to_string())
+    match name.trim_start_matches(['?', ':']) {
+        "" => Action::Commands,
+        name => Action::Help(name.to_string()),
     }
 }
 
 fn run(rest: &str) -> Action {
-    let words = match split(rest) {
+    let words = match words::split(rest) {
         Ok(words) => words,
         Err(why) => return Action::Wrong(why),
     };
-    let Some((recipe, arguments)) = words.split_first() else {
-        return Action::Wrong(format!("run what? recipes: {}", recipes::names().join(", ")));
-    };
-    if arguments.iter().any(|a| a == "--help") {
+    let Some((recipe, arguments)) = words.split_first() else { return Action::Recipes };
+    if arguments.iter().any(|a| a == "--help" || a == "-h") {
         return Action::RecipeHelp(recipe.clone());
     }
-    match pairs(arguments) {
+    match words::pairs(arguments) {
         Ok(pairs) => Action::Run(recipe.clone(), pairs),
-        Err(why) => Action::Wrong(why),
+        Err(why) => Action::Wrong(format!("{why}; :run {recipe} --help shows the options")),
     }
 }
 
-/// `key=value` words. Errors: a word without `=`.
-pub fn pairs(words: &[String]) -> Result<Vec<(String, String)>, String> {
-    words
-        .iter()
-        .map(|w| match w.split_once('=') {
-            Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_string(), value.to_string())),
-            _ => Err(format!("options are given as key=value, not \"{w}\"")),
-        })
-        .collect()
-}
-
-/// Words as a shell splits them: quotes keep spaces, a backslash keeps the next character.
-fn split(text: &str) -> Result<Vec<String>, String> {
-    let mut words = Vec::new();
-    let mut word: Option<String> = None;
-    let mut quote: Option<char> = None;
-    let mut letters = text.chars();
-    while let Some(c) = letters.next() {
-        match (quote, c) {
-            (Some(q), c) if c == q => quote = None,
-            (None, '"' | '\'') => {
-                quote = Some(c);
-                word.get_or_insert_default();
-            }
-            (None, c) if c.is_whitespace() => words.extend(word.take()),
-            (q, '\\') if q != Some('\'') => word.get_or_insert_default().extend(letters.next()),
-            (_, c) => word.get_or_insert_default().push(c),
-        }
-    }
-    if let Some(q) = quote {
-        return Err(format!("a quote {q} is not closed"));
-    }
-    words.extend(word);
-    Ok(words)
-}
-
-fn names(rest: &str, what: &str, make: impl Fn(Vec<String>) -> Action) -> Action {
+fn names(rest: &str, missing: &str, make: fn(Vec<String>) -> Action) -> Action {
     let names: Vec<String> = rest.split_whitespace().map(String::from).collect();
-    if names.is_empty() { Action::Wrong(what.to_string()) } else { make(names) }
+    if names.is_empty() { Action::Wrong(missing.to_string()) } else { make(names) }
 }
 
 fn check(rest: &str) -> Action {
-    names(rest, "check what? a recipe's name or file", Action::Check)
+    names(rest, "check what? :check recipe.rhai", Action::Check)
 }
 
 fn free(rest: &str) -> Action {
-    names(rest, "free what? :vars lists the variables", |n| Action::Free(n.join(" ")))
+    names(rest, "free what? :vars lists the variables", Action::Free)
+}
+
+fn text(rest: &str, missing: &str, make: fn(String) -> Action) -> Action {
+    if rest.is_empty() { Action::Wrong(missing.to_string()) } else { make(rest.to_string()) }
 }
 
 fn save(rest: &str) -> Action {
-    if rest.is_empty() {
-        Action::Wrong("save where? :save name.rhai".into())
-    } else {
-        Action::Save(rest.to_string())
-    }
+    text(rest, "save where? :save name.rhai", Action::Save)
 }
 
 fn time(rest: &str) -> Action {
-    if rest.is_empty() {
-        Action::Wrong("time what? :time expression".into())
-    } else {
-        Action::Time(rest.to_string())
-    }
+    text(rest, "time what? :time m.decode(z);", Action::Time)
 }
 
 fn shell(rest: &str) -> Action {
-    if rest.is_empty() {
-        Action::Wrong("run what? :sh command".into())
-    } else {
-        Action::Shell(rest.to_string())
-    }
+    text(rest, "run what? :sh ls out", Action::Shell)
 }
 
 /// Candidates for the word at `pos` of a `:` or `?` line, and where it starts. `None`: not such a line.
-pub fn complete(line: &str, pos: usize, snapshot: &Snapshot) -> Option<(usize, Vec<String>)> {
-    let text = line.get(..pos)?;
-    let variables = || snapshot.variables.iter().map(|v| v.0.clone());
-    let matching = |all: Vec<String>, typed: &str| all.into_iter().filter(|n| n.starts_with(typed)).collect();
-    if let Some(typed) = text.strip_prefix("??").or_else(|| text.strip_prefix('?')) {
-        let all = catalog::all()
-            .iter()
-            .map(|e| e.name.clone())
-            .chain(variables())
-            .collect::<std::collections::BTreeSet<_>>();
-        return Some((pos - typed.len(), matching(all.into_iter().collect(), typed)));
+pub fn complete(line: &str, pos: usize, snapshot: &Snapshot) -> Option<(usize, Vec<Candidate>)> {
+    let before = line.get(..pos)?;
+    let candidate = |name: &str, detail: &str| Candidate {
+        replacement: name.to_string(),
+        display: name.to_string(),
+        detail: detail.to_string(),
+    };
+    let starting = |typed: &str, mut all: Vec<Candidate>| {
+        all.retain(|c| c.replacement.starts_with(typed));
+        (pos - typed.len(), all)
+    };
+    let documented = || {
+        let mut all: Vec<Candidate> = catalog::all().iter().map(|e| candidate(&e.name, &e.usage())).collect();
+        all.extend(recipes::names().iter().map(|n| candidate(n, "recipe")));
+        all.sort_by(|a, b| a.replacement.cmp(&b.replacement));
+        all.dedup_by(|a, b| a.replacement == b.replacement);
+        all
+    };
+    if let Some(typed) = before.strip_prefix("??").or_else(|| before.strip_prefix('?')) {
+        return Some(starting(typed, documented()));
     }
-    let rest = text.strip_prefix(':')?;
-    let Some((command, arguments)) = rest.split_once(' ') else {
-        return Some((1, matching(COMMANDS.iter().map(|c| c.name.to_string()).collect(), rest)));
+    let rest = before.strip_prefix(':')?;
+    let Some((word, arguments)) = rest.split_once(' ') else {
+        return Some(starting(rest, COMMANDS.iter().map(|c| candidate(c.name, c.about)).collect()));
     };
     let typed = arguments.rsplit(' ').next().unwrap_or_default();
-    let all = match command {
-        "run" | "check" if !arguments.contains(' ') || command == "check" => {
-            recipes::names().into_iter().map(String::from).collect()
+    match find(word).map(|c| c.name) {
+        Some("free") => {
+            Some(starting(typed, snapshot.variables.iter().map(|(n, ty)| candidate(n, ty)).collect()))
         }
-        "run" => {
-            let recipe = arguments.split(' ').next().unwrap_or_default();
-            let specs = recipes::find(recipe).map(|r| r.specs).unwrap_or_default();
-            specs.iter().map(|spec| format!("{}=", spec.name)).collect()
+        Some("help") => Some(starting(typed, documented())),
+        Some("time") => {
+            let at = pos - arguments.len();
+            let (start, found) = complete::complete(arguments, arguments.len(), snapshot);
+            Some((at + start, found))
         }
-        "free" => variables().collect(),
-        "help" => catalog::all().iter().map(|e| e.name.clone()).collect(),
-        _ => Vec::new(),
-    };
-    Some((pos - typed.len(), matching(all, typed)))
+        _ => Some(complete::complete(line, pos, snapshot)),
+    }
 }
 
 #[cfg(test)]
@@ -322,37 +255,59 @@ mod tests {
         assert_eq!(parse(":vars"), Some(Action::Variables));
         assert_eq!(parse(":v"), Some(Action::Variables));
         assert_eq!(parse("  :quit "), Some(Action::Quit));
-        assert_eq!(parse(":free a b"), Some(Action::Free("a b".into())));
+        assert_eq!(parse(":free a b"), Some(Action::Free(vec!["a".into(), "b".into()])));
         assert!(
             matches!(parse(":r"), Some(Action::Wrong(why)) if why.contains(":run") && why.contains(":reset"))
         );
         assert!(matches!(parse(":vras"), Some(Action::Wrong(why)) if why.contains("did you mean :vars")));
+        assert!(matches!(parse(":"), Some(Action::Wrong(_))));
+        assert_eq!(parse(":!ls -l"), Some(Action::Shell("ls -l".into())));
         assert_eq!(parse("let x = 1"), None);
-        assert_eq!(parse("?blend"), Some(Action::Help("blend".into())));
-        assert_eq!(parse("blend?"), Some(Action::Help("blend".into())));
-        assert_eq!(parse("a ?? b"), None);
     }
 
     #[test]
-    fn run_splits_like_a_shell() {
-        let pairs = |k: &str, v: &str| (k.to_string(), v.to_string());
+    fn questions() {
+        assert_eq!(parse("?blend"), Some(Action::Help("blend".into())));
+        assert_eq!(parse("blend?"), Some(Action::Help("blend".into())));
+        assert_eq!(parse("? noise level"), Some(Action::Help("noise level".into())));
+        assert_eq!(parse("?"), Some(Action::Help(String::new())));
+        assert_eq!(parse("??prompt::words"), Some(Action::Source("prompt::words".into())));
+        assert_eq!(parse("words??"), Some(Action::Source("words".into())));
+        assert_eq!(parse("a ?? b"), None);
+        assert_eq!(parse("let a = \"what?\""), None);
+    }
+
+    #[test]
+    fn runs() {
+        let pair = |k: &str, v: &str| (k.to_string(), v.to_string());
         assert_eq!(
-            parse(r#":run magicmix content="a lion" layout='x y.png' nu=0.5"#),
-            Some(Action::Run(
-                "magicmix".into(),
-                vec![pairs("content", "a lion"), pairs("layout", "x y.png"), pairs("nu", "0.5")]
-            ))
+            parse(":run magicmix content=\"a lion\" nu=0.5"),
+            Some(Action::Run("magicmix".into(), vec![pair("content", "a lion"), pair("nu", "0.5")]))
         );
         assert!(matches!(parse(":run magicmix nu"), Some(Action::Wrong(why)) if why.contains("key=value")));
-        assert!(
-            matches!(parse(":run magicmix a=\"b"), Some(Action::Wrong(why)) if why.contains("not closed"))
-        );
         assert_eq!(parse(":run sdedit --help"), Some(Action::RecipeHelp("sdedit".into())));
+        assert_eq!(parse(":run"), Some(Action::Recipes));
     }
 
     #[test]
     fn every_command_is_in_the_list() {
         let list = list();
         assert!(COMMANDS.iter().all(|c| list.contains(&format!(":{}", c.name)) && list.contains(c.about)));
+        assert!(list.lines().all(|l| l.chars().count() < 100));
+    }
+
+    #[test]
+    fn completion_of_commands_and_their_arguments() {
+        let snapshot = Snapshot { variables: vec![("zebra".into(), "Latent".into())], ..Snapshot::default() };
+        let found = |line: &str| {
+            let (start, list) = complete(line, line.len(), &snapshot).unwrap();
+            (start, list.into_iter().map(|c| c.replacement).collect::<Vec<_>>())
+        };
+        assert_eq!(found(":va"), (1, vec!["vars".to_string()]));
+        assert_eq!(found(":free ze"), (6, vec!["zebra".to_string()]));
+        assert_eq!(found(":run magicmix k_m").1, ["k_max=", "k_min="]);
+        assert_eq!(found("?ble"), (1, vec!["blend".to_string()]));
+        assert_eq!(found(":time ble"), (6, vec!["blend".to_string()]));
+        assert!(complete("ble", 3, &snapshot).is_none());
     }
 }

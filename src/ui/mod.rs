@@ -1,14 +1,22 @@
-//! The only layer that writes to the terminal: the prompt, meta commands, progress, pictures, the plain reporter.
+//! The only layer that writes to the terminal: the prompt, meta commands, progress, pictures, plain output.
 //!
-//! The main thread owns the terminal. Scripts run on a thread of their own ([`worker`]) and send events.
+//! The main thread owns the terminal. Scripts run on a thread of their own ([`worker`]) and send events; [`run`] follows
+//! one request from start to end, [`reporter`] turns what happens into text and pictures.
 
-pub mod cells;
+pub mod actions;
 pub mod doctor;
+pub mod folders;
+pub mod init;
+pub mod input;
 pub mod interrupt;
 pub mod line;
 pub mod meta;
+pub mod output;
 pub mod progress;
 pub mod repl;
 pub mod reporter;
 pub mod run;
+pub mod save;
+pub mod trust;
+pub mod words;
 pub mod worker;

@@ -2,21 +2,25 @@
 //!
 //! Through a pipe, stdout carries values, printed lines and saved paths only; progress and warnings go to stderr.
 
-use std::fs::File;
-use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 use serde_json::{Value, json};
 
+use super::output::Output;
 use super::progress::Progress;
 use crate::engine::observe::Event;
 use crate::report::Report;
-use crate::script::session::Outcome;
+use crate::script::Outcome;
 use crate::term::graphics::{self, Bounds};
-use crate::term::probe::Caps;
+use crate::term::probe::{self, Caps, Protocol, Typing};
 use crate::term::style::{Role, Style};
 use crate::term::tty;
+
+/// Most columns and rows of a picture.
+const PICTURE: (u16, u16) = (60, 20);
+/// Requests shorter than this end without a word about their time, in seconds.
+const WORTH_TELLING: f64 = 1.0;
 
 /// How output is meant to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,46 +38,35 @@ pub struct Reporter {
     mode: Mode,
     /// Colors on stdout.
     pub style: Style,
-    /// Colors on stderr.
-    pub style_err: Style,
+    style_err: Style,
     quiet: bool,
     caps: Option<Caps>,
     progress: Progress,
     line_open: bool,
-    log: Option<File>,
-    /// stdout was closed by its reader: the work goes on, nothing more is written there.
-    closed: bool,
-    /// stdout could not be written for another reason than a reader that left (a full disk).
-    failed: bool,
+    out: Output,
+    /// The name of the recipe that runs: the stem of its result.
+    recipe: Option<String>,
+    /// The path that is to be the last line of a run, whatever else is printed.
+    held: Option<PathBuf>,
+    saved: Vec<PathBuf>,
 }
 
 impl Reporter {
-    /// `caps` is what the terminal can show (`None`: no pictures); `quiet` drops progress and remarks.
-    pub fn new(
-        mode: Mode,
-        style: Style,
-        style_err: Style,
-        quiet: bool,
-        caps: Option<Caps>,
-        log: Option<File>,
-    ) -> Self {
+    /// `style` and `style_err` are for stdout and stderr; `quiet` drops progress and remarks.
+    pub fn new(mode: Mode, style: Style, style_err: Style, quiet: bool, out: Output) -> Self {
         Reporter {
             mode,
             style,
             style_err,
             quiet,
-            caps,
+            caps: None,
             progress: Progress::default(),
             line_open: false,
-            log,
-            closed: false,
-            failed: false,
+            out,
+            recipe: None,
+            held: None,
+            saved: Vec::new(),
         }
-    }
-
-    /// Whether something that belongs on stdout was lost.
-    pub fn failed(&self) -> bool {
-        self.failed
     }
 
     /// How output is meant to be read.
@@ -81,59 +74,72 @@ impl Reporter {
         self.mode
     }
 
-    /// What the terminal can show.
-    pub fn caps(&self) -> Option<&Caps> {
-        self.caps.as_ref()
+    /// What the terminal can show; asked for at the first call.
+    pub fn caps(&mut self, typing: Typing) -> &mut Caps {
+        self.caps.get_or_insert_with(|| probe::probe(typing))
     }
 
-    /// Starts the clock of a request.
-    pub fn begin(&mut self) {
+    /// Starts the clock of a request. `recipe`: it is a run of that recipe, whose last line is the path of its result.
+    pub fn begin(&mut self, recipe: Option<&str>) {
         self.progress = Progress::default();
+        self.saved.clear();
+        let stem = |name: &str| Path::new(name).file_stem().map(|s| s.to_string_lossy().to_string());
+        self.recipe = recipe.and_then(stem);
     }
 
     /// Takes an event.
-    pub fn event(&mut self, event: &Event) {
-        self.log_event(event);
+    pub fn event(&mut self, event: Event) {
+        match &event {
+            Event::Print(text) => self.out.log(text),
+            Event::Warn(text) => self.out.log(&format!("note: {text}")),
+            Event::Saved(path) => {
+                self.out.log(&path.display().to_string());
+                self.saved.push(path.clone());
+            }
+            Event::Step { .. } | Event::Picture { .. } => {}
+        }
         if self.mode == Mode::Json {
-            return self.json(event_json(event));
+            return self.json(&event_json(&event));
         }
         match event {
-            Event::Step { label, done, total } => self.step(label, *done, *total),
-            Event::Print(text) => self.out(text),
+            Event::Step { label, done, total } => self.step(label, done, total),
+            Event::Print(text) => self.out(&text),
             Event::Warn(text) => self.remark(Role::Warn, &format!("note: {text}")),
-            Event::Picture { picture, caption } => self.picture(picture, caption),
+            Event::Picture { picture, caption } => self.picture(&picture, &caption),
             Event::Saved(path) => self.saved(path),
         }
     }
 
     /// Shows what a cell or a recipe gave.
     pub fn outcome(&mut self, outcome: &Outcome) {
-        self.clear_progress();
+        if let Some(text) = &outcome.text {
+            self.out.log(text);
+        }
         if self.mode == Mode::Json {
-            return self.json(json!({"event": "value", "text": outcome.text}));
+            if let Some(text) = &outcome.text {
+                self.json(&json!({"event": "value", "text": text}));
+            }
+            return;
         }
         for picture in &outcome.pictures {
             self.picture(picture, "");
         }
         if let Some(text) = &outcome.text {
-            self.log(text);
             self.out(text);
         }
     }
 
     /// Shows an error on stderr.
     pub fn report(&mut self, report: &Report) {
-        self.clear_progress();
-        self.log(&report.render(false, 100));
+        self.out.log(&report.render(false, 100));
         if self.mode == Mode::Json {
-            return self.json(json!({
-                "event": "error", "kind": report.kind, "message": report.title, "expected": report.expected,
-                "got": report.got, "hint": report.hint, "line": report.span.map(|s| s.line),
-                "source": report.source.as_ref().map(|s| s.name.clone()),
-            }));
+            return self.json(&report_json(report));
         }
+        self.flush_path();
+        self.clear_progress();
         let width = usize::from(tty::size().0);
-        self.err(&report.render(self.style_err.color, width));
+        let text = report.render(self.style_err.color, width);
+        self.out.err(&format!("{}\n", text.trim_end()));
     }
 
     /// A line for people, on stderr; dropped when quiet.
@@ -141,45 +147,76 @@ impl Reporter {
         if self.quiet {
             return;
         }
-        self.clear_progress();
         if self.mode == Mode::Json {
-            return self.json(json!({"event": "remark", "text": text}));
+            return self.json(&json!({"event": "remark", "text": text}));
         }
+        self.clear_progress();
         let painted = self.style_err.paint(role, text);
-        self.err(&painted);
+        self.out.err(&format!("{painted}\n"));
     }
 
-    /// Ends the progress line with a summary, if one was shown; says whether.
-    pub fn finish(&mut self) -> bool {
-        let shown = self.progress.shown();
+    /// Ends a request: the progress line goes, the path of the result is printed, and a long request says how long it
+    /// took. `code` is the exit code that it would have.
+    pub fn finish(&mut self, code: u8) {
+        if self.mode == Mode::Json {
+            self.json(&json!({"event": "done", "code": code, "saved": self.saved}));
+        }
         self.clear_progress();
-        if shown && self.mode == Mode::Terminal {
+        self.flush_path();
+        let long = self.progress.age().as_secs_f64() > WORTH_TELLING;
+        if long && code == 0 && self.mode == Mode::Terminal {
             let text = self.progress.summary();
             self.remark(Role::Dim, &text);
         }
         self.progress = Progress::default();
-        shown
     }
 
-    /// A line on stdout. A closed pipe is remembered, never an error: results are in files.
+    /// A line on stdout.
     pub fn out(&mut self, text: &str) {
         self.clear_progress();
-        if self.closed {
-            return;
-        }
-        let mut out = io::stdout().lock();
-        if let Err(e) = writeln!(out, "{text}").and_then(|()| out.flush()) {
-            self.closed = true;
-            drop(out);
-            if e.kind() != io::ErrorKind::BrokenPipe {
-                self.failed = true;
-                self.err(&format!("error: stdout cannot be written: {e}"));
+        self.out.line(text);
+    }
+
+    /// A line on the terminal's stdout that is less important than the rest.
+    pub fn dim(&mut self, text: &str) {
+        let text = self.style.paint(Role::Dim, text);
+        self.out(&text);
+    }
+
+    /// Writes a cell into the log.
+    pub fn log_cell(&mut self, code: &str) {
+        self.out.log(&format!("> {}", code.trim_end().replace('\n', "\n  ")));
+    }
+
+    /// Whether nobody reads what is written.
+    pub fn is_unread(&self) -> bool {
+        self.out.is_closed()
+    }
+
+    /// The exit code with which to end, given what else happened: a result that could not be written is a failure.
+    pub fn last_word(&mut self, code: u8) -> u8 {
+        match self.out.failure() {
+            Some(report) => {
+                self.report(&report);
+                if code == 0 { report.exit.code() } else { code }
             }
+            None => code,
         }
     }
 
-    fn err(&self, text: &str) {
-        let _ = writeln!(io::stderr().lock(), "{}", text.trim_end());
+    /// Draws the progress line again if it is time to. To be called now and then while something runs.
+    pub fn tick(&mut self) {
+        if !self.quiet && self.can_draw() && self.progress.due() {
+            let width = usize::from(tty::size().0).saturating_sub(1);
+            let line = self.progress.line(width, self.style_err);
+            self.out.err(&format!("\r\x1b[K{line}"));
+            self.line_open = true;
+        }
+    }
+
+    /// Whether a line can be drawn over and over: stderr is a terminal, and ours (a background job must not draw).
+    fn can_draw(&self) -> bool {
+        self.mode != Mode::Json && tty::is_terminal_err() && !tty::is_dumb() && tty::owns_err()
     }
 
     fn step(&mut self, label: &'static str, done: usize, total: usize) {
@@ -187,74 +224,68 @@ impl Reporter {
         if self.quiet {
             return;
         }
-        if self.mode == Mode::Plain || !tty::is_terminal_err() || tty::is_dumb() {
-            if self.progress.line_due() {
-                let line = self.progress.line(100, false);
-                self.err(&line);
-            }
-        } else if self.progress.due() {
-            let width = usize::from(tty::size().0).saturating_sub(1);
-            let line = self.style_err.paint(Role::Dim, &self.progress.line(width, true));
-            let mut err = io::stderr().lock();
-            let _ = write!(err, "\r\x1b[K{line}").and_then(|()| err.flush());
-            self.line_open = true;
+        if self.can_draw() {
+            self.tick();
+        } else if self.progress.line_due() {
+            let line = self.progress.text();
+            self.out.err(&format!("{line}\n"));
         }
     }
 
     fn clear_progress(&mut self) {
-        if std::mem::take(&mut self.line_open) {
-            let mut err = io::stderr().lock();
-            let _ = write!(err, "\r\x1b[K").and_then(|()| err.flush());
+        // Since it was drawn the terminal may have gone to another job.
+        if std::mem::take(&mut self.line_open) && tty::owns_err() {
+            self.out.err("\r\x1b[K");
         }
     }
 
+    /// A path on stdout: that of a run's result, or else of its last file, waits until the run has ended.
+    fn saved(&mut self, path: PathBuf) {
+        let Some(recipe) = &self.recipe else { return self.out(&path.display().to_string()) };
+        if self.held.as_ref().is_some_and(|held| is_result(held, recipe)) && !is_result(&path, recipe) {
+            return self.out(&path.display().to_string());
+        }
+        self.flush_path();
+        self.held = Some(path);
+    }
+
+    fn flush_path(&mut self) {
+        if let Some(path) = self.held.take() {
+            self.out(&path.display().to_string());
+        }
+    }
+
+    /// A picture, and its caption below it.
     fn picture(&mut self, picture: &RgbImage, caption: &str) {
-        let Some(caps) = self.caps.as_ref().filter(|_| self.mode == Mode::Terminal && !self.closed) else {
+        if self.mode != Mode::Terminal || self.out.is_closed() {
             return;
-        };
-        let caps = caps.clone();
+        }
         self.clear_progress();
         let (columns, rows) = tty::size();
         let bounds = Bounds {
-            columns: columns.saturating_sub(1).clamp(1, 60),
-            rows: rows.saturating_sub(4).clamp(1, 20),
+            columns: columns.saturating_sub(1).clamp(1, PICTURE.0),
+            rows: rows.saturating_sub(4).clamp(1, PICTURE.1),
         };
-        if graphics::show(&mut io::stdout(), &caps, picture, bounds).is_err() {
-            self.closed = true;
+        let caps = self.caps(Typing::Leave).clone();
+        if caps.protocol != Protocol::None {
+            let shown = graphics::show(&mut std::io::stdout(), &caps, picture, bounds);
+            self.out.note(shown);
         }
         if !caption.is_empty() {
-            let caption = self.style.paint(Role::Dim, caption);
-            self.out(&caption);
+            self.dim(caption);
         }
     }
 
-    fn saved(&mut self, path: &Path) {
-        self.out(&path.display().to_string());
+    fn json(&mut self, value: &Value) {
+        self.out.line(&value.to_string());
     }
+}
 
-    fn json(&mut self, value: Value) {
-        self.out(&value.to_string());
-    }
-
-    fn log(&mut self, text: &str) {
-        if let Some(log) = &mut self.log {
-            let _ = writeln!(log, "{}", text.trim_end());
-        }
-    }
-
-    /// Writes a cell into the log.
-    pub fn log_cell(&mut self, code: &str) {
-        self.log(&format!("> {}", code.trim_end().replace('\n', "\n  ")));
-    }
-
-    fn log_event(&mut self, event: &Event) {
-        match event {
-            Event::Print(text) => self.log(text),
-            Event::Warn(text) => self.log(&format!("note: {text}")),
-            Event::Saved(path) => self.log(&path.display().to_string()),
-            Event::Step { .. } | Event::Picture { .. } => {}
-        }
-    }
+/// Whether a file is the result of a recipe, `RECIPE.png` or `RECIPE-2.png`, and not something beside it.
+fn is_result(path: &Path, recipe: &str) -> bool {
+    let stem = path.file_stem().map(|s| s.to_string_lossy()).unwrap_or_default();
+    let number = stem.strip_prefix(recipe).map(|rest| rest.strip_prefix('-').unwrap_or(rest));
+    number.is_some_and(|n| n.chars().all(|c| c.is_ascii_digit()))
 }
 
 fn event_json(event: &Event) -> Value {
@@ -269,4 +300,20 @@ fn event_json(event: &Event) -> Value {
         }
         Event::Saved(path) => json!({"event": "saved", "path": path}),
     }
+}
+
+fn report_json(report: &Report) -> Value {
+    json!({
+        "event": "error",
+        "kind": report.kind,
+        "message": report.title,
+        "expected": report.expected,
+        "got": report.got,
+        "hint": report.hint,
+        "source": report.source.as_ref().map(|s| s.name.clone()),
+        "line": report.span.map(|s| s.line),
+        "column": report.span.map(|s| s.column),
+        "trace": report.trace,
+        "code": report.exit.code(),
+    })
 }

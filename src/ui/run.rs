@@ -5,60 +5,62 @@ use std::time::{Duration, Instant};
 use super::interrupt::Interrupts;
 use super::reporter::{Mode, Reporter};
 use super::worker::{Answer, Message, Request, Worker};
-use crate::report::Report;
-use crate::script::session::Snapshot;
+use crate::report::{Exit, Report};
+use crate::script::Snapshot;
 use crate::term::style::Role;
 use crate::term::tty::Quiet;
 
-/// How long a stopped run may take to end its step before we leave without it.
+/// How long a run that was told to end by SIGTERM or SIGHUP may take to end its step.
 const GRACE: Duration = Duration::from_secs(20);
+/// Longest wait between two looks at the signals.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// The exit code of a request, and the state of the session after it.
 pub struct Finished {
     /// 0, or as the contract of the command line says.
     pub code: u8,
-    /// For completion; `None` if the thread is gone.
+    /// For completion; `None` if the evaluation thread is gone or did not stop.
     pub snapshot: Option<Snapshot>,
 }
 
-/// Runs a request to its end.
+/// Runs a request that evaluates something to its end.
 pub fn run(worker: &Worker, interrupts: &Interrupts, reporter: &mut Reporter, request: Request) -> Finished {
-    let started = Instant::now();
-    interrupts.begin();
-    reporter.begin();
+    reporter.begin(match &request {
+        Request::Run(recipe, _) => Some(recipe),
+        _ => None,
+    });
+    // The results of a recipe are files: it goes on when nobody reads stdout. All that other code has to give is text.
+    let only_text = matches!(request, Request::Eval(_)) && reporter.mode() != Mode::Terminal;
     // Echo off: what is typed meanwhile waits for the prompt and does not tear the progress line.
     let quiet = (reporter.mode() == Mode::Terminal).then(Quiet::enter).flatten();
-    let sent = worker.ask(request);
-    let finished = if sent { follow(worker, interrupts, reporter) } else { gone(reporter) };
-    drop(quiet);
+    interrupts.begin();
+    let finished =
+        if worker.ask(request) { follow(worker, interrupts, reporter, only_text) } else { gone(reporter) };
     interrupts.end();
-    let told = reporter.finish();
-    if !told
-        && reporter.mode() == Mode::Terminal
-        && started.elapsed() > Duration::from_secs(1)
-        && finished.code == 0
-    {
-        let text = super::progress::duration(started.elapsed());
-        reporter.remark(Role::Dim, &text);
-    }
+    drop(quiet);
+    reporter.finish(finished.code);
     finished
 }
 
-fn follow(worker: &Worker, interrupts: &Interrupts, reporter: &mut Reporter) -> Finished {
+/// Follows what runs until it ends. `only_text`: it is stopped as soon as nobody reads its output.
+fn follow(worker: &Worker, interrupts: &Interrupts, reporter: &mut Reporter, only_text: bool) -> Finished {
     let mut told = 0;
     let mut leaving: Option<Instant> = None;
+    let mut abandoned = false;
     loop {
-        let message = match worker.next(Duration::from_millis(50)) {
-            Ok(message) => message,
-            Err(_) => return gone(reporter),
-        };
-        match message {
-            Some(Message::Event(event)) => reporter.event(&event),
-            Some(Message::Answer(Answer::Done(result), snapshot)) => {
+        match worker.next(LOOK) {
+            Ok(Some(Message::Event(event))) => reporter.event(event),
+            Ok(Some(Message::Answer(Answer::Done(result), snapshot))) => {
                 let code = match result {
                     Ok(outcome) => {
                         reporter.outcome(&outcome);
                         0
+                    }
+                    // We stopped it ourselves, as nobody reads the output: no news.
+                    Err(report) if abandoned && report.exit == Exit::Interrupted => 0,
+                    Err(report) if report.exit == Exit::Interrupted && interrupts.exit().is_some() => {
+                        reporter.remark(Role::Warn, "stopped: this process was told to end");
+                        report.exit.code()
                     }
                     Err(report) => {
                         reporter.report(&report);
@@ -67,18 +69,25 @@ fn follow(worker: &Worker, interrupts: &Interrupts, reporter: &mut Reporter) -> 
                 };
                 return Finished { code: interrupts.exit().unwrap_or(code), snapshot: Some(snapshot) };
             }
-            Some(Message::Answer(_, snapshot)) => return Finished { code: 0, snapshot: Some(snapshot) },
-            None => {}
+            Ok(Some(Message::Answer(_, snapshot))) => {
+                return Finished { code: 0, snapshot: Some(snapshot) };
+            }
+            Ok(None) => reporter.tick(),
+            Err(_) => return gone(reporter),
         }
-        let count = interrupts.count();
-        if count > told {
-            told = count;
-            let text = if count == 1 {
-                "stopping after this step (Ctrl-C twice more to quit at once)"
-            } else {
-                "still stopping (once more to quit at once)"
+        if interrupts.count() > told {
+            told = interrupts.count();
+            let text = match told {
+                1 => "stopping after this step (Ctrl-C twice more in a row quits at once)",
+                _ => "still stopping (Ctrl-C once more quits at once)",
             };
             reporter.remark(Role::Warn, text);
+        }
+        // Counted anew after a pause.
+        told = told.min(interrupts.count());
+        if !abandoned && only_text && reporter.is_unread() {
+            abandoned = true;
+            worker.cancel().set();
         }
         if let Some(code) = interrupts.exit()
             && leaving.get_or_insert_with(Instant::now).elapsed() > GRACE
@@ -90,7 +99,7 @@ fn follow(worker: &Worker, interrupts: &Interrupts, reporter: &mut Reporter) -> 
 
 /// Saves the last latent before the process ends on a signal, and says where.
 pub fn rescue(worker: &Worker, reporter: &mut Reporter) {
-    if let Ok((Answer::Rescued(Some(path)), _)) = worker.call(Request::Rescue, |_| {}) {
+    if let Ok((Answer::Rescued(Some(path)), _)) = worker.call(Request::Rescue) {
         reporter.remark(Role::Warn, &format!("the last latent was saved: {}", path.display()));
     }
 }
@@ -98,7 +107,7 @@ pub fn rescue(worker: &Worker, reporter: &mut Reporter) {
 fn gone(reporter: &mut Reporter) -> Finished {
     let report =
         Report::new("internal", "the evaluation thread ended: a fault of scumble, not of the script")
-            .hint("start again; please report it with what you ran");
+            .hint("start again, and please report it with what you ran");
     reporter.report(&report);
     Finished { code: 1, snapshot: None }
 }

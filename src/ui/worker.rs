@@ -2,14 +2,20 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
 use crate::engine::observe::{Cancel, Event, Observer};
 use crate::report::Report;
-use crate::script::host::Settings;
-use crate::script::session::{Outcome, Session, Snapshot, Variable};
 use crate::script::thread::STACK;
+use crate::script::{Outcome, Session, Settings, Snapshot, Variable, catalog, scan};
+
+/// The thread's name. The panic hook knows it: its panics are caught and reported with the cell.
+pub const NAME: &str = "evaluation";
+
+/// Messages that may wait for the main thread. A script that prints faster than the terminal can show is slowed down
+/// instead of filling the memory.
+const WAITING: usize = 256;
 
 /// What the terminal asks the session to do.
 #[derive(Clone, Debug)]
@@ -60,12 +66,18 @@ pub enum Message {
     Answer(Answer, Snapshot),
 }
 
-struct Forward(Sender<Message>);
+struct Forward(SyncSender<Message>);
 
 impl Observer for Forward {
     fn event(&self, event: Event) {
-        // The terminal went away: there is nobody to tell.
-        let _ = self.0.send(Message::Event(event));
+        // A step that nobody had time to look at may be left out; everything else waits. Where the other end is gone,
+        // there is nobody to tell.
+        let passing = matches!(event, Event::Step { done, total, .. } if done < total);
+        if passing {
+            let _ = self.0.try_send(Message::Event(event));
+        } else {
+            let _ = self.0.send(Message::Event(event));
+        }
     }
 }
 
@@ -76,14 +88,19 @@ pub struct Worker {
     cancel: Cancel,
 }
 
+/// The evaluation thread ended, which only a fault of ours can make it do.
+#[derive(Clone, Copy, Debug)]
+pub struct Gone;
+
 impl Worker {
     /// Starts the thread; the session is made there at once, while the prompt appears.
+    /// Errors: the system has no thread for us.
     pub fn start(settings: Settings, cancel: &Cancel) -> std::io::Result<Worker> {
         let (requests, inbox) = channel::<Request>();
-        let (outbox, messages) = channel::<Message>();
+        let (outbox, messages) = sync_channel::<Message>(WAITING);
         let token = cancel.clone();
         std::thread::Builder::new()
-            .name("evaluation".into())
+            .name(NAME.into())
             .stack_size(STACK)
             .spawn(move || serve(&settings, &token, &inbox, &outbox))?;
         Ok(Worker { requests, messages, cancel: cancel.clone() })
@@ -108,28 +125,26 @@ impl Worker {
         }
     }
 
-    /// Asks and waits, passing events to `seen`.
-    pub fn call(&self, request: Request, mut seen: impl FnMut(Event)) -> Result<(Answer, Snapshot), Gone> {
+    /// Asks something that runs no script, and waits for the answer.
+    pub fn call(&self, request: Request) -> Result<(Answer, Snapshot), Gone> {
         if !self.ask(request) {
             return Err(Gone);
         }
         loop {
-            match self.next(Duration::from_secs(3600))? {
-                Some(Message::Answer(answer, snapshot)) => return Ok((answer, snapshot)),
-                Some(Message::Event(event)) => seen(event),
-                None => {}
+            match self.messages.recv() {
+                Ok(Message::Answer(answer, snapshot)) => return Ok((answer, snapshot)),
+                Ok(Message::Event(_)) => {}
+                Err(_) => return Err(Gone),
             }
         }
     }
 }
 
-/// The evaluation thread ended, which only a fault of ours can make it do.
-#[derive(Clone, Copy, Debug)]
-pub struct Gone;
-
-fn serve(settings: &Settings, cancel: &Cancel, inbox: &Receiver<Request>, outbox: &Sender<Message>) {
+fn serve(settings: &Settings, cancel: &Cancel, inbox: &Receiver<Request>, outbox: &SyncSender<Message>) {
     let fresh = || Session::new(settings.clone(), Arc::new(Forward(outbox.clone())), cancel.clone());
     let mut session = fresh();
+    // The tables that highlighting and completion read are made here, before the first key needs them.
+    let _ = (catalog::all().len(), scan::is_function("load"));
     while let Ok(request) = inbox.recv() {
         let answer = match request {
             Request::Eval(code) => Answer::Done(session.eval(&code)),

@@ -3,10 +3,17 @@
 
 mod bad_models;
 mod cli;
+mod contract;
 mod gradients;
 mod layers;
 mod licences;
 mod parity;
+mod program;
+#[cfg(target_os = "linux")]
+mod prompt;
 mod recipes;
 mod script;
+mod signals;
+#[cfg(target_os = "linux")]
+mod terminal;
 mod tokenizer;

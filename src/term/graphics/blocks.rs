@@ -13,7 +13,7 @@ pub(super) fn write(
 ) -> io::Result<()> {
     out.flush()?;
     let (w, h) = (u32::from(cells.0), u32::from(cells.1) * 2);
-    let scaled = imageops::resize(picture, w, h, imageops::FilterType::CatmullRom);
+    let scaled = scaled(picture, w, h);
     let config = viuer::Config {
         use_kitty: false,
         use_iterm: false,
@@ -26,4 +26,23 @@ pub(super) fn write(
     };
     viuer::print(&DynamicImage::ImageRgb8(scaled), &config).map_err(io::Error::other)?;
     Ok(())
+}
+
+/// Enlarged pictures keep their pixels: a latent's cells are facts, not a blur.
+fn scaled(picture: &RgbImage, w: u32, h: u32) -> RgbImage {
+    let enlarge = w >= picture.width() && h >= picture.height();
+    let filter = if enlarge { imageops::FilterType::Nearest } else { imageops::FilterType::CatmullRom };
+    imageops::resize(picture, w, h, filter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn enlarging_makes_no_colors_and_reducing_does() {
+        let picture = RgbImage::from_fn(4, 4, |x, y| image::Rgb([((x + y) % 2 * 255) as u8; 3]));
+        assert!(scaled(&picture, 10, 10).pixels().all(|p| p.0[0] % 255 == 0));
+        assert!(scaled(&picture, 3, 3).pixels().any(|p| p.0[0] % 255 != 0));
+    }
 }

@@ -4,9 +4,10 @@ mod blocks;
 mod iterm;
 mod kitty;
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
-use image::RgbImage;
+use image::{RgbImage, imageops};
 
 use super::probe::{Caps, Protocol};
 
@@ -30,10 +31,12 @@ pub fn show(out: &mut dyn Write, caps: &Caps, picture: &RgbImage, bounds: Bounds
     if picture.width() == 0 || picture.height() == 0 {
         return Ok(());
     }
-    let cells = cells(picture.dimensions(), &bounds, caps.cell);
+    // A half-block is a pixel: there the picture gets all the room it can use.
+    let cell = if caps.protocol == Protocol::Blocks { Some((1, 2)) } else { caps.cell };
+    let cells = cells(picture.dimensions(), &bounds, cell);
     match caps.protocol {
-        Protocol::Kitty => kitty::write(out, picture, cells),
-        Protocol::Iterm => iterm::write(out, picture, cells),
+        Protocol::Kitty => kitty::write(out, &enlarged(picture, cells, caps.cell), cells),
+        Protocol::Iterm => iterm::write(out, &enlarged(picture, cells, caps.cell), cells),
         Protocol::Blocks => blocks::write(out, picture, cells, caps.truecolor),
         Protocol::None => Ok(()),
     }
@@ -53,6 +56,17 @@ pub fn cells(picture: (u32, u32), bounds: &Bounds, cell: Option<(u16, u16)>) -> 
     (whole(columns, bounds.columns), whole(rows, bounds.rows))
 }
 
+/// Small pictures by a whole factor, so that they keep their pixels: terminals blur what they enlarge.
+fn enlarged(picture: &RgbImage, cells: (u16, u16), cell: Option<(u16, u16)>) -> Cow<'_, RgbImage> {
+    let cell = cell.unwrap_or(CELL);
+    let (w, h) = picture.dimensions();
+    let times = |cells: u16, cell: u16, size: u32| u32::from(cells) * u32::from(cell) / size;
+    match times(cells.0, cell.0, w).min(times(cells.1, cell.1, h)) {
+        0 | 1 => Cow::Borrowed(picture),
+        n => Cow::Owned(imageops::resize(picture, w * n, h * n, imageops::FilterType::Nearest)),
+    }
+}
+
 /// The bytes of a PNG file.
 fn png(picture: &RgbImage) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
@@ -68,6 +82,17 @@ mod tests {
     const BOUNDS: Bounds = Bounds { columns: 60, rows: 20 };
 
     #[test]
+    fn small_pictures_keep_their_pixels() {
+        let picture = RgbImage::from_fn(8, 4, |x, y| image::Rgb([x as u8 * 30, y as u8 * 60, 7]));
+        // 256 by 128 pixels on the screen.
+        let large = enlarged(&picture, (32, 8), None);
+        assert_eq!(large.dimensions(), (256, 128));
+        assert!(large.enumerate_pixels().all(|(x, y, p)| p == picture.get_pixel(x / 32, y / 32)));
+        assert_eq!(enlarged(&picture, (1, 1), Some((8, 16))).dimensions(), (8, 4));
+        assert_eq!(enlarged(&picture, (3, 1), Some((10, 20))).dimensions(), (24, 12));
+    }
+
+    #[test]
     fn pictures_keep_their_proportions_within_the_bounds() {
         assert_eq!(cells((64, 64), &BOUNDS, None), (32, 16));
         assert_eq!(cells((16, 16), &BOUNDS, None), (32, 16));
@@ -75,6 +100,8 @@ mod tests {
         assert_eq!(cells((1024, 256), &BOUNDS, None), (60, 8));
         assert_eq!(cells((64, 640), &BOUNDS, None), (4, 20));
         assert_eq!(cells((64, 64), &BOUNDS, Some((10, 20))), (32, 16));
+        assert_eq!(cells((64, 64), &BOUNDS, Some((1, 2))), (40, 20));
+        assert_eq!(cells((16, 16), &BOUNDS, Some((1, 2))), (32, 16));
         assert_eq!(cells((10_000, 1), &BOUNDS, None), (60, 1));
         assert_eq!(cells((64, 64), &Bounds { columns: 10, rows: 20 }, None), (10, 5));
     }
