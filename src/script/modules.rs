@@ -15,14 +15,14 @@ use super::host::Host;
 use crate::engine::error::Error;
 use crate::engine::observe::Event;
 
-/// Modules that come with the program: name and text.
+/// Modules that come with the program: name and text. A module may call those above it.
 pub const LIBRARY: &[(&str, &str)] = &[
     ("mix", include_str!("../../stdlib/mix.rhai")),
     ("prompt", include_str!("../../stdlib/prompt.rhai")),
     ("sample", include_str!("../../stdlib/sample.rhai")),
     ("sheet", include_str!("../../stdlib/sheet.rhai")),
-    ("study", include_str!("../../stdlib/study.rhai")),
     ("stats", include_str!("../../stdlib/stats.rhai")),
+    ("study", include_str!("../../stdlib/study.rhai")),
 ];
 
 /// The folder of the user's own modules.
