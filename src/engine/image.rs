@@ -50,16 +50,23 @@ impl Picture {
         Self::from_bytes(&bytes, &path.display().to_string(), device)
     }
 
+    /// Width and height of the picture in the bytes of a file, without reading its pixels.
+    /// Errors: not a picture, larger than [`MAX_SIDE`].
+    pub fn size_in(bytes: &[u8], name: &str) -> Result<(u32, u32)> {
+        let reader =
+            ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| unreadable(name, &e))?;
+        let (w, h) = reader.into_dimensions().map_err(|e| unreadable(name, &e))?;
+        if w.max(h) > MAX_SIDE {
+            return Err(Error::new(super::Kind::File, "open", format!("{name}: the picture is too large"))
+                .expected(format!("at most {MAX_SIDE} pixels a side"))
+                .got(format!("{w}x{h}")));
+        }
+        Ok((w, h))
+    }
+
     /// Reads a picture from the bytes of a file; `name` is for messages.
     pub fn from_bytes(bytes: &[u8], name: &str, device: &Device) -> Result<Self> {
-        let bad = |e: &dyn std::fmt::Display| {
-            Error::new(
-                super::Kind::File,
-                "open",
-                format!("{name}: this is not a picture that can be read: {e}"),
-            )
-            .expected("a PNG, JPEG or WebP file")
-        };
+        let bad = |e: &dyn std::fmt::Display| unreadable(name, e);
         let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| bad(&e))?;
         let mut limits = image::Limits::default();
         limits.max_image_width = Some(MAX_SIDE);
@@ -124,11 +131,7 @@ impl Picture {
         if (self.width(), self.height()) == (w, h) {
             return Ok(self.clone());
         }
-        if w == 0 || h == 0 || w > MAX_SIDE as usize || h > MAX_SIDE as usize {
-            return Err(Error::value("resize", "the size is out of range")
-                .expected(format!("1..{MAX_SIDE} pixels a side"))
-                .got(format!("{w}x{h}")));
-        }
+        check_side("resize", w, h)?;
         let scaled: Vec<Tensor> = self
             .to_rgbs()?
             .iter()
@@ -143,11 +146,26 @@ impl Picture {
     /// Cropped around the centre to the shape of `w` × `h`, then scaled to it.
     pub fn fit(&self, w: usize, h: usize) -> Result<Picture> {
         let (pw, ph) = (self.width(), self.height());
+        check_side("fit", w, h)?;
         let (cw, ch) =
             if pw * h > ph * w { ((ph * w / h).max(1), ph) } else { (pw, (pw * h / w.max(1)).max(1)) };
         let cropped = self.tensor.narrow(2, (ph - ch) / 2, ch)?.narrow(3, (pw - cw) / 2, cw)?.contiguous()?;
         Self::from_tensor(cropped)?.resize(w, h)
     }
+}
+
+fn check_side(op: &str, w: usize, h: usize) -> Result<()> {
+    if w.min(h) > 0 && w.max(h) <= MAX_SIDE as usize {
+        return Ok(());
+    }
+    Err(Error::value(op, "the size is out of range")
+        .expected(format!("1..{MAX_SIDE} pixels a side"))
+        .got(format!("{w}x{h}")))
+}
+
+fn unreadable(name: &str, e: &dyn std::fmt::Display) -> Error {
+    Error::new(super::Kind::File, "open", format!("{name}: this is not a picture that can be read: {e}"))
+        .expected("a PNG, JPEG or WebP file")
 }
 
 /// Lays transparent pixels over white.

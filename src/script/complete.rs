@@ -133,6 +133,10 @@ fn paths(prefix: &str) -> Vec<Candidate> {
             if !name.starts_with(stem) || (name.starts_with('.') && !stem.starts_with('.')) {
                 return None;
             }
+            // A name that the terminal would obey is not offered.
+            if crate::report::plain(&name) != name || name.contains(['\n', '\t']) {
+                return None;
+            }
             let slash = if e.path().is_dir() { "/" } else { "" };
             let text = format!("{dir}{name}{slash}");
             Some(Candidate { replacement: text, display: format!("{name}{slash}"), detail: String::new() })

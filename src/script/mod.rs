@@ -6,9 +6,12 @@
 
 pub mod args;
 pub mod bind;
+pub mod builtins;
 pub mod catalog;
 pub mod check;
 pub mod complete;
+pub mod costs;
+pub mod depth;
 pub mod engine;
 pub mod errors;
 pub mod explain;

@@ -15,6 +15,9 @@ use super::host::Host;
 use crate::engine::error::Error;
 use crate::engine::observe::Event;
 
+/// Longest script file, bytes.
+pub const MAX_TEXT: u64 = 4 << 20;
+
 /// Modules that come with the program: name and text.
 pub const LIBRARY: &[(&str, &str)] = &[
     ("prompt", include_str!("../../stdlib/prompt.rhai")),
@@ -117,13 +120,16 @@ impl ModuleResolver for Resolver {
         for file in candidates(source, path) {
             if file.is_file() {
                 let own = [user_folder(), source.map(Path::new).and_then(Path::parent).map(folder)];
-                let real = self.host.policy.borrow().readable("import", &file).or_else(|e| {
-                    let inside = own.iter().flatten().any(|folder| lies_in(&file, folder));
-                    if inside { Ok(file.clone()) } else { Err(super::errors::throw(e)) }
-                })?;
-                let real = real.canonicalize().unwrap_or(real);
+                let policy = match own.into_iter().flatten().find(|folder| lies_in(&file, folder)) {
+                    Some(folder) => self.host.policy.borrow().and_below(&folder),
+                    None => self.host.policy.borrow().clone(),
+                };
+                let bytes = policy.read("import", &file, MAX_TEXT).map_err(super::errors::throw)?;
+                let real = file.canonicalize().unwrap_or_else(|_| file.clone());
                 let _open = Opened::new(&self.host, &real, path)?;
-                let text = std::fs::read_to_string(&real).map_err(|_| not_found())?;
+                let text = String::from_utf8(bytes).map_err(|_| {
+                    super::errors::throw(Error::file("import", &file, "this is not a text").expected("UTF-8"))
+                })?;
                 return build(engine, &self.host, &file.display().to_string(), &text);
             }
         }

@@ -3,6 +3,7 @@
 
 mod bad_models;
 mod cli;
+mod fuzz;
 mod gradients;
 mod layers;
 mod licences;

@@ -1,7 +1,7 @@
 //! Models: loading, encoding, predicting, decoding.
 
 use std::cell::RefCell;
-use std::path::Path;
+use std::path::{Component, Path};
 
 use candle_core::DType;
 use rhai::{Dynamic, Map};
@@ -58,18 +58,16 @@ impl Handle for Model {
     }
 }
 
-/// Values that predicting and decoding hold at once, per pixel of the picture, roughly (the decoder's last blocks are
-/// the largest): a batch that cannot fit is refused before it is made.
-const VALUES: u64 = 200;
-
 fn load(host: &Host, spec: &str) -> Result<Model> {
     if let Some(loaded) = host.models.0.borrow().as_ref().filter(|l| l.spec == spec) {
         return Ok(loaded.model.clone());
     }
     let settings = host.settings();
     // A folder that a recipe computes is a path like any other; what the command line names may be read.
-    if spec != settings.model && Path::new(spec).exists() {
-        host.policy.borrow().readable("load", Path::new(spec))?;
+    let path = Path::new(spec);
+    let outside = path.is_absolute() || path.components().any(|c| c == Component::ParentDir);
+    if spec != settings.model && (outside || path.exists()) {
+        host.policy.borrow().readable_tree("load", path)?;
     }
     let (device, line) = device::open(&settings.device)?;
     let dtype = match settings.dtype.as_str() {
@@ -144,7 +142,7 @@ fn schedule(m: &Model, steps: Either<usize, Options>, opts: &Opts) -> Result<Sch
     m.schedule(n, opts.or("noise_eta", eta)?, opts.or("seed", seed as u64)?)
 }
 
-fn noise(host: &Host, m: &Model, seed: Either<u64, Options>, opts: &Opts) -> Result<Latent> {
+fn noise(m: &Model, seed: Either<u64, Options>, opts: &Opts) -> Result<Latent> {
     let (seed, n, given) = match &seed {
         Either::Left(seed) => (*seed, 1, None),
         Either::Right(o) => {
@@ -154,8 +152,6 @@ fn noise(host: &Host, m: &Model, seed: Either<u64, Options>, opts: &Opts) -> Res
     let n = opts.or("n", n)?;
     let given = opts.get::<Dynamic>("size")?.or(given);
     let size = size("noise", given.as_ref())?;
-    let (w, h) = size.unwrap_or((m.size(), m.size()));
-    host.reserve("noise", (n as u64).saturating_mul((w * h) as u64 * VALUES * 4))?;
     m.noise(seed, n, size)
 }
 
@@ -254,7 +250,6 @@ pub fn register(r: &mut Registry) {
     .example("let s = load(\"emoji\").schedule(50);\n[s.len, s.t(0), s.t(49)] // => [50, 981, 1]")
     .see(&["Schedule", "noise"])
     .bind(|m: Model, steps: Either<usize, Options>, o: Opts| schedule(&m, steps, &o));
-    let host = r.host();
     r.def(
         "m.noise(seed)",
         "Starting noise, the same as torch's CPU generator gives for this seed. Given the options of a recipe, it takes \
@@ -266,7 +261,7 @@ pub fn register(r: &mut Registry) {
     .example("let m = load(\"emoji\");\ndistance(m.noise(8), m.noise(7, #{ n: 2 }).pick(1)) // => 0.0")
     .see(&["schedule", "add_noise"])
     .work()
-    .bind(move |m: Model, seed: Either<u64, Options>, o: Opts| noise(&host, &m, seed, &o));
+    .bind(|m: Model, seed: Either<u64, Options>, o: Opts| noise(&m, seed, &o));
     r.def(
         "m.predict(z, t, text)",
         "The noise eps that the UNet sees in `z` at training timestep `t` under the prompt, whatever the network's own target \
