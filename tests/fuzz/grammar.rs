@@ -32,7 +32,7 @@ const NUMBERS: [&str; 26] = [
 
 const STRINGS: [&str; 22] = [
     "\"\"", "\"a dog\"", "\"dog-flat.png\"", "\"../x.png\"", "\"/etc/passwd\"", "\"a/b/c\"", "\"middle 0\"", "\"emoji\"",
-    "\"\\x1b[31m\"", "\"\\u202e\"", "\"é\u{301}🦀\"", "\"\\0\"", "`${i}`", "`a\nb`", "\"/dev/zero\"", "\"input 2\"",
+    "\"\\x1b[31m\"", "\"\\u202e\"", "\"é\u{301}🦀\"", "\"\\x00\"", "`${i}`", "`a\nb`", "\"/dev/zero\"", "\"input 2\"",
     "\"noise\"", "\"slerp\"", "\"ddim\"", "\" \"", "\"%s%n\"", "\"....//\"",
 ];
 
@@ -41,7 +41,7 @@ const BINARY: [&str; 25] = [
     "??", "in", "!in", "+",
 ];
 
-const ASSIGN: [&str; 9] = ["=", "+=", "-=", "*=", "/=", "**=", "<<=", "??=", "="];
+const ASSIGN: [&str; 9] = ["=", "+=", "-=", "*=", "/=", "**=", "<<=", "|=", "="];
 
 /// Any word that a script may hold.
 pub fn word(rng: &mut Rng) -> String {
@@ -116,10 +116,10 @@ impl<'a> Grammar<'a> {
                 format!("{} {name} = {value};", if self.rng.chance(95) { "let" } else { "const" })
             }
             6..9 => format!("{} {} {};", self.place(depth), self.rng.pick(&ASSIGN), self.expression(depth)),
-            9 => format!("for q in {} {}", self.range(depth), self.block(depth)),
-            10 => format!("while {} {}", self.expression(depth), self.block(depth)),
+            9 => format!("for q in {} {}", self.range(depth), self.looped(depth)),
+            10 => format!("while {} {}", self.condition(depth), self.looped(depth)),
             11 => format!("loop {{ {} {} }}", self.statement(depth + 1), self.rng.pick(&["break;", "i += 1;", ""])),
-            12 => format!("if {} {} else {}", self.expression(depth), self.block(depth), self.block(depth)),
+            12 => format!("if {} {} else {}", self.condition(depth), self.block(depth), self.block(depth)),
             13 | 14 => {
                 let known = self.names.len();
                 self.names.push(("err".into(), "any".into()));
@@ -127,12 +127,34 @@ impl<'a> Grammar<'a> {
                 self.names.truncate(known);
                 text
             }
-            15 => format!("fn g{}(q, r) {}", self.rng.below(3), self.block(depth)),
+            15 if depth == 0 || self.rng.chance(3) => format!("fn g{}(q, r) {}", self.rng.below(3), self.block(depth)),
             16 => format!("throw {};", self.expression(depth)),
             17 => format!("print({});", self.expression(depth)),
-            18 => self.rng.pick(&["return;", "break;", "continue;", "import \"prompt\" as pr;", "import \"x\" as y;"]).into(),
+            18 => self.rng.pick(&["return;", "return x;", "import \"prompt\" as pr;", "import \"x\" as y;"]).into(),
             19 => format!("switch {} {{ {} => {}, _ => {} }}", self.expression(depth), self.literal(), self.block(depth), self.expression(depth)),
             _ => format!("{};", self.expression(depth)),
+        }
+    }
+
+    /// The body of a loop.
+    fn looped(&mut self, depth: usize) -> String {
+        let body = self.block(depth);
+        match self.rng.below(3) {
+            0 => body.replacen('{', "{ break;", 1),
+            1 => body.replacen('{', "{ if q == 1 { continue; }", 1).replace("q ==", "i =="),
+            _ => body,
+        }
+    }
+
+    /// Mostly something that is true or false.
+    fn condition(&mut self, depth: usize) -> String {
+        match self.rng.below(10) {
+            0..3 => format!("i < {}", self.rng.below(5)),
+            3..6 => format!("({}) == {}", self.expression(depth + 1), self.expression(depth + 1)),
+            6 => "true".into(),
+            7 => format!("type_of({}) != \"()\"", self.expression(depth + 1)),
+            8 => format!("!({})", self.expression(depth + 1)),
+            _ => self.expression(depth + 1),
         }
     }
 
@@ -172,21 +194,21 @@ impl<'a> Grammar<'a> {
         match self.rng.below(30) {
             0..3 => self.literal(),
             3..6 => self.name(),
-            6..9 => format!(
-                "{} {} {}",
-                self.expression(depth + 1),
-                self.rng.pick(&BINARY),
-                self.expression(depth + 1)
-            ),
+            6..9 => {
+                let (a, b) = (self.expression(depth + 1), self.expression(depth + 1));
+                let sign = self.rng.pick(&BINARY);
+                if matches!(sign, "&&" | "||") { format!("({} {sign} {})", self.condition(depth + 1), self.condition(depth + 1)) }
+                else if self.rng.chance(80) { format!("({a} {sign} {b})") } else { format!("{a} {sign} {b}") }
+            }
             9 => format!("{}({})", self.rng.pick(&["-", "!", "+"]), self.expression(depth + 1)),
             10 => format!("[{}]", self.list(depth)),
-            11 => format!("#{{ {}: {}, b: {} }}", word(self.rng), self.expression(depth + 1), self.expression(depth + 1)),
+            11 => format!("#{{ {}: {}, b1: {} }}", word(self.rng), self.expression(depth + 1), self.expression(depth + 1)),
             12 => format!("{}[{}]", self.name(), self.expression(depth + 1)),
             13 => format!("{}.{}", self.name(), word(self.rng)),
             14 => self.closure(depth),
             15 => format!("f.call({})", self.list(depth)),
             16 => format!("`{}${{{}}}`", self.rng.below(9), self.expression(depth + 1)),
-            17 => format!("if {} {{ {} }} else {{ {} }}", self.expression(depth + 1), self.expression(depth + 1), self.expression(depth + 1)),
+            17 => format!("if {} {{ {} }} else {{ {} }}", self.condition(depth + 1), self.expression(depth + 1), self.expression(depth + 1)),
             18 => {
                 let name = standard()[self.rng.below(standard().len())].clone();
                 format!("{}.{name}({})", self.expression(depth + 1), self.list(depth))

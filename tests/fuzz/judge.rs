@@ -61,6 +61,8 @@ pub struct Judge {
     alarm: Alarm,
     checker: Checker,
     count: u64,
+    /// How many inputs gave a value, failed while they ran, were no scripts, were stopped.
+    pub tally: [u64; 4],
 }
 
 /// Stops what runs after [`TIME`], as Ctrl-C would.
@@ -107,7 +109,7 @@ impl Judge {
         let known = check::functions(&engine);
         let (session, ear, cancel) = session(folder);
         let checker = Checker { engine, known };
-        Judge { folder: folder.to_path_buf(), session, ear, cancel, alarm: Alarm::start(), checker, count: 0 }
+        Judge { folder: folder.to_path_buf(), session, ear, cancel, alarm: Alarm::start(), checker, count: 0, tally: [0; 4] }
     }
 
     /// What an input shows to be wrong with us.
@@ -141,6 +143,12 @@ impl Judge {
             }
         };
         self.alarm.disarm(&self.cancel);
+        self.tally[match &result {
+            Ok(_) => 0,
+            Err(e) if matches!(e.kind.as_str(), "syntax") => 2,
+            Err(e) if matches!(e.kind.as_str(), "cancelled" | "budget") => 3,
+            Err(_) => 1,
+        }] += 1;
         match result {
             Ok(outcome) if outcome.text.as_deref().is_some_and(obeyed) => {
                 return Err(format!("the value's line holds control characters: {:?}", outcome.text));

@@ -86,7 +86,8 @@ impl Corpus {
             let entries = std::fs::read_dir(root.join(folder)).into_iter().flatten().flatten();
             let mut paths: Vec<_> = entries.map(|e| e.path()).collect();
             paths.sort();
-            scripts.extend(paths.iter().filter_map(|p| std::fs::read_to_string(p).ok()));
+            let texts = paths.iter().filter_map(|p| std::fs::read_to_string(p).ok());
+            scripts.extend(texts.flat_map(|t| t.split("\n// ---\n").map(str::to_string).collect::<Vec<_>>()));
         }
         // What is long takes long: a fuzzer wants many.
         scripts.retain(|s| s.len() < 4000);
