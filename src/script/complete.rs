@@ -63,7 +63,8 @@ pub fn complete(line: &str, position: usize, session: &Snapshot) -> (usize, Vec<
 
 /// `:run name key=`: recipes, their options, files.
 fn command(before: &str, rest: &str) -> (usize, Vec<Candidate>) {
-    let start = before.rfind(char::is_whitespace).map_or(0, |i| i + 1);
+    // White space may be more than one byte long.
+    let start = before.len() - before.rsplit(char::is_whitespace).next().map_or(0, str::len);
     let prefix = &before[start..];
     let words: Vec<&str> = rest.split_whitespace().collect();
     let first = words.first().copied().unwrap_or("");

@@ -18,6 +18,7 @@ pub mod explain;
 pub mod files;
 pub mod host;
 pub mod modules;
+pub mod names;
 pub mod native;
 pub mod options;
 pub mod recipes;

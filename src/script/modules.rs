@@ -138,6 +138,16 @@ impl ModuleResolver for Resolver {
     }
 }
 
+/// The text of the module that an import in `source` means, for checks: read, never run. `None`: there is none.
+pub fn text_of(source: &str, path: &str) -> Option<String> {
+    for file in candidates(Some(source), path).into_iter().filter(|f| f.is_file()) {
+        let short = file.metadata().is_ok_and(|m| m.len() <= MAX_TEXT);
+        return short.then(|| std::fs::read_to_string(&file).ok()).flatten();
+    }
+    let bare = path.strip_prefix("std/").unwrap_or(path);
+    LIBRARY.iter().find(|(n, _)| *n == bare).map(|(_, t)| (*t).to_string())
+}
+
 fn candidates(source: Option<&str>, path: &str) -> Vec<PathBuf> {
     let name = if path.ends_with(".rhai") { path.to_string() } else { format!("{path}.rhai") };
     let beside = source.map(Path::new).and_then(Path::parent).map(|d| d.join(&name));

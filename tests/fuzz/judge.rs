@@ -215,7 +215,15 @@ fn shown(report: &Report) -> Result<(), String> {
 }
 
 /// What the prompt's own thread does with a text that is being typed; it has a smaller stack.
-pub fn typed(text: &str, snapshot: &Snapshot) {
+pub fn typed(text: &str, snapshot: &Snapshot) -> Result<(), String> {
+    let work = std::panic::AssertUnwindSafe(|| type_in(text, snapshot));
+    std::panic::catch_unwind(work).map_err(|_| {
+        let panic = PANICS.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop();
+        format!("a panic while it is typed: {}", panic.unwrap_or_default())
+    })
+}
+
+fn type_in(text: &str, snapshot: &Snapshot) {
     let _ = scan::completeness(text);
     let _ = scan::ends_with_semicolon(text);
     let _ = scan::classes(text, &|name| name.len().is_multiple_of(2));

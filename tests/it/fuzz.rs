@@ -24,8 +24,8 @@ fn some_thousand_inputs_find_nothing() {
         let (mut tried, mut faults) = (0, Vec::new());
         while tried < 3000 && start.elapsed() < TIME {
             let input = fuzzing::input(&corpus, 4711, tried);
-            typed(&input.text, &Snapshot::default());
-            if let Err(why) = judge.judge(&input) {
+            let typed = typed(&input.text, &Snapshot::default());
+            if let Err(why) = typed.and_then(|()| judge.judge(&input).map(drop)) {
                 faults.push(format!("input {tried}: {why}\n{}", input.text));
             }
             tried += 1;
@@ -48,8 +48,9 @@ fn earlier_findings_stay_mended() {
         let mut faults = Vec::new();
         for file in files {
             for cell in std::fs::read_to_string(&file).unwrap().split("\n// ---\n") {
-                typed(cell, &Snapshot::default());
-                if let Err(why) = judge.judge(&Input { text: cell.to_string(), way: Way::Cell }) {
+                let input = Input { text: cell.to_string(), way: Way::Cell };
+                let typed = typed(cell, &Snapshot::default());
+                if let Err(why) = typed.and_then(|()| judge.judge(&input).map(drop)) {
                     faults.push(format!("{}: {why}", file.display()));
                 }
             }

@@ -101,7 +101,15 @@ fn load(host: &Host, spec: &str) -> Result<Model> {
     Ok(model)
 }
 
+/// Longest prompt, bytes: far more than any positions hold, and little enough for the tokenizer.
+const MAX_PROMPT: usize = 1 << 16;
+
 fn encode_text(host: &Host, m: &Model, words: &str) -> Result<Embedding> {
+    if words.len() > MAX_PROMPT {
+        return Err(Error::value("encode", "the prompt is too long")
+            .expected(format!("at most {MAX_PROMPT} bytes"))
+            .got(format!("{} bytes", words.len())));
+    }
     let text = m.encode_text(words)?;
     if let Some(cut) = text.cut() {
         host.emit(Event::Warn(format!(
@@ -186,6 +194,9 @@ fn site(site: &Site) -> Map {
 fn similarity(m: &Model, picture: &Picture, what: &Either<String, Picture>) -> Result<Either<f64, Vec<f64>>> {
     let pictures = m.picture_features(picture)?.to_dtype(DType::F32)?;
     let other = match what {
+        Either::Left(words) if words.len() > MAX_PROMPT => {
+            return Err(Error::value("similarity", "the text is too long").expected(format!("at most {MAX_PROMPT} bytes")));
+        }
         Either::Left(words) => m.text_features(words)?,
         Either::Right(other) => m.picture_features(&other.index(0)?)?,
     };
