@@ -10,4 +10,6 @@ mod licences;
 mod parity;
 mod recipes;
 mod script;
+mod snapshots;
 mod tokenizer;
+mod trust;
