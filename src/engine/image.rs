@@ -55,8 +55,9 @@ impl Picture {
     /// Errors: not a picture, larger than [`MAX_SIDE`].
     pub fn size_in(bytes: &[u8], name: &str) -> Result<(u32, u32)> {
         let bytes = without_extras(bytes);
-        let reader =
-            ImageReader::new(Cursor::new(&bytes[..])).with_guessed_format().map_err(|e| unreadable(name, &e))?;
+        let reader = ImageReader::new(Cursor::new(&bytes[..]))
+            .with_guessed_format()
+            .map_err(|e| unreadable(name, &e))?;
         let (w, h) = reader.into_dimensions().map_err(|e| unreadable(name, &e))?;
         if w.max(h) > MAX_SIDE {
             return Err(Error::new(super::Kind::File, "open", format!("{name}: the picture is too large"))

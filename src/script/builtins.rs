@@ -1,6 +1,5 @@
 //! Functions of the language itself that would not do here as Rhai has them: its `sleep` cannot be stopped and takes
-//! times that end the thread; its `sort` swallows what the comparison throws, a stop included; and its `map`, `filter` and
-//! the like hold the list while the closure runs, so that the closure could not use it.
+//! times that end the thread; its `sort` swallows what the comparison throws, a stop included.
 
 use std::cmp::Ordering;
 use std::rc::Rc;
@@ -35,72 +34,6 @@ pub fn install(engine: &mut Engine, host: &Rc<Host>) {
             sorted(&cx, &list, &compare)
         });
     }
-    readers(engine);
-}
-
-/// Functions that only read their list take it by value.
-fn readers(engine: &mut Engine) {
-    type Cx<'a> = NativeCallContext<'a>;
-    engine.register_fn("map", |cx: Cx, list: Array, f: FnPtr| -> Raw<Array> {
-        list.into_iter().enumerate().map(|(i, mut v)| each("map", &cx, &f, &mut v, i)).collect()
-    });
-    engine.register_fn("filter", |cx: Cx, list: Array, f: FnPtr| -> Raw<Array> {
-        let mut kept = Array::new();
-        for (i, mut v) in list.into_iter().enumerate() {
-            if holds("filter", &cx, &f, &mut v, i)? {
-                kept.push(v);
-            }
-        }
-        Ok(kept)
-    });
-    engine.register_fn("find", |cx: Cx, list: Array, f: FnPtr| -> Raw<Dynamic> {
-        Ok(first("find", &cx, list, &f, true)?.map_or(Dynamic::UNIT, |(_, v)| v))
-    });
-    engine.register_fn("index_of", |cx: Cx, list: Array, f: FnPtr| -> Raw<i64> {
-        Ok(first("index_of", &cx, list, &f, true)?.map_or(-1, |(i, _)| i as i64))
-    });
-    engine.register_fn("some", |cx: Cx, list: Array, f: FnPtr| -> Raw<bool> {
-        Ok(first("some", &cx, list, &f, true)?.is_some())
-    });
-    engine.register_fn("all", |cx: Cx, list: Array, f: FnPtr| -> Raw<bool> {
-        Ok(first("all", &cx, list, &f, false)?.is_none())
-    });
-    let fold = |cx: &Cx, list: Array, f: &FnPtr, start: Dynamic| {
-        list.into_iter().enumerate().try_fold(start, |sum, (i, mut v)| {
-            f.call_raw_with_extra_args("reduce", cx, Some(&mut v), [sum], [Dynamic::from(i as i64)], Some(1))
-        })
-    };
-    engine.register_fn("reduce", move |cx: Cx, list: Array, f: FnPtr| -> Raw<Dynamic> {
-        fold(&cx, list, &f, Dynamic::UNIT)
-    });
-    engine.register_fn("reduce", move |cx: Cx, list: Array, f: FnPtr, start: Dynamic| -> Raw<Dynamic> {
-        fold(&cx, list, &f, start)
-    });
-}
-
-/// Calls a closure with an element, and with its place if it takes that.
-fn each(op: &str, cx: &NativeCallContext, f: &FnPtr, value: &mut Dynamic, i: usize) -> Raw<Dynamic> {
-    f.call_raw_with_extra_args(op, cx, Some(value), [], [Dynamic::from(i as i64)], Some(0))
-}
-
-fn holds(op: &str, cx: &NativeCallContext, f: &FnPtr, value: &mut Dynamic, i: usize) -> Raw<bool> {
-    Ok(each(op, cx, f, value, i)?.as_bool().unwrap_or(false))
-}
-
-/// The first element for which the closure gives `wanted`.
-fn first(
-    op: &str,
-    cx: &NativeCallContext,
-    list: Array,
-    f: &FnPtr,
-    wanted: bool,
-) -> Raw<Option<(usize, Dynamic)>> {
-    for (i, mut v) in list.into_iter().enumerate() {
-        if holds(op, cx, f, &mut v, i)? == wanted {
-            return Ok(Some((i, v)));
-        }
-    }
-    Ok(None)
 }
 
 fn sleep(host: &Host, seconds: f64) -> Raw<()> {

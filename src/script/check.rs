@@ -137,12 +137,7 @@ pub fn check(
 }
 
 /// Walks a compiled text. Returns mistakes with their places.
-fn walk(
-    ast: &AST,
-    known: &Functions,
-    recipe: Option<&Recipe>,
-    mut script: Names,
-) -> Vec<(Position, Report)> {
+fn walk(ast: &AST, known: &Functions, recipe: Option<&Recipe>, mut script: Names) -> Vec<(Position, Report)> {
     let mut found = std::mem::take(&mut script.missing);
     let walker = Walker { known, script, recipe };
     ast.walk(&mut |path: &[ASTNode]| {
@@ -206,7 +201,9 @@ impl Walker<'_> {
             self.script.own.keys().filter(|(n, _)| n == name).map(|(_, count)| *count).collect();
         let counts = if own.is_empty() { self.known.get(name) } else { Some(&own) };
         let receiver = if own.is_empty() { count - given } else { 0 };
-        if let (Some(counts), true) = (counts, !own.is_empty() || catalog::lookup(name).iter().all(|e| e.name != name)) {
+        if let (Some(counts), true) =
+            (counts, !own.is_empty() || catalog::lookup(name).iter().all(|e| e.name != name))
+        {
             let list: Vec<String> = counts.iter().map(|n| n.saturating_sub(receiver).to_string()).collect();
             return Report::new("value", format!("{name}: wrong number of arguments"))
                 .expected(format!("{} argument{}", list.join(" or "), if list == ["1"] { "" } else { "s" }))
@@ -235,7 +232,11 @@ impl Walker<'_> {
             }
         } else {
             Report::new("value", format!("{module}::{name}: wrong number of arguments"))
-                .expected(format!("{} argument{}", counts.join(" or "), if counts == ["1"] { "" } else { "s" }))
+                .expected(format!(
+                    "{} argument{}",
+                    counts.join(" or "),
+                    if counts == ["1"] { "" } else { "s" }
+                ))
                 .got(count.to_string())
         };
         found.push((pos, report));

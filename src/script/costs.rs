@@ -22,8 +22,8 @@ const PIXEL: u64 = 40;
 /// Copies of its arguments that a function holds at once, its result included.
 const COPIES: u64 = 4;
 
-/// Bytes that a call of `op` will hold besides its arguments.
-pub fn estimate(op: &str, args: &[Dynamic]) -> u64 {
+/// Bytes that a call of `op` will hold besides its arguments; `work` says that it does more than look something up.
+pub fn estimate(op: &str, args: &[Dynamic], work: bool) -> u64 {
     let mut sizes = Sizes::default();
     args.iter().for_each(|a| sizes.add(a));
     let plain = COPIES.saturating_mul(sizes.sum.max(sizes.batch.saturating_mul(sizes.largest)));
@@ -42,7 +42,7 @@ pub fn estimate(op: &str, args: &[Dynamic]) -> u64 {
         "heat" => wanted_size(args).map_or(0, |(w, h)| picture(w, h, 1)),
         // They name a size or a number of pictures, but make none.
         "schedule" => 0,
-        _ => model_work(args, &sizes),
+        _ => model_work(args, &sizes, work),
     };
     plain.max(special)
 }
@@ -53,11 +53,11 @@ pub fn picture(w: u64, h: u64, n: u64) -> u64 {
 }
 
 /// A model that works on pictures or latents, or makes some of a given size.
-fn model_work(args: &[Dynamic], sizes: &Sizes) -> u64 {
+fn model_work(args: &[Dynamic], sizes: &Sizes, work: bool) -> u64 {
     let Some(model) = args.first().and_then(|a| a.read_lock::<Model>()) else { return 0 };
     let (asked_size, asked_n) = (wanted_size(args), wanted_n(args));
     let pictures = sizes.batch > 0;
-    if !pictures && asked_size.is_none() && asked_n.is_none() {
+    if !work && !pictures && asked_size.is_none() && asked_n.is_none() {
         return 0;
     }
     let own = (model.size() as u64, model.size() as u64);
@@ -65,7 +65,10 @@ fn model_work(args: &[Dynamic], sizes: &Sizes) -> u64 {
     let (w, h) = match asked_size.or((!pictures).then_some(own)) {
         Some(size) => size,
         // A picture is brought to the model's size; a latent has its own.
-        None => (sizes.latent_w.saturating_mul(factor).max(own.0), sizes.latent_h.saturating_mul(factor).max(own.1)),
+        None => (
+            sizes.latent_w.saturating_mul(factor).max(own.0),
+            sizes.latent_h.saturating_mul(factor).max(own.1),
+        ),
     };
     let n = asked_n.unwrap_or(1).max(sizes.batch);
     w.saturating_mul(h).saturating_mul(n).saturating_mul(VALUES * 4)
@@ -152,7 +155,11 @@ mod tests {
     use super::*;
 
     fn latent(n: usize, side: usize) -> Dynamic {
-        let t = candle_core::Tensor::zeros((n, 4, side, side), candle_core::DType::F32, &candle_core::Device::Cpu);
+        let t = candle_core::Tensor::zeros(
+            (n, 4, side, side),
+            candle_core::DType::F32,
+            &candle_core::Device::Cpu,
+        );
         Dynamic::from(Latent::new(t.unwrap()).unwrap())
     }
 
@@ -163,20 +170,23 @@ mod tests {
     #[test]
     fn batches_are_made_equal() {
         let one_large = 4 * 256 * 256 * 4;
-        let estimate = estimate("anything", &[latent(1, 256), latent(1000, 1)]);
+        let estimate = estimate("anything", &[latent(1, 256), latent(1000, 1)], true);
         assert!(estimate >= 1000 * one_large, "{estimate}");
-        assert_eq!(super::estimate("anything", &[1_i64.into(), "a".into()]), 4);
+        assert_eq!(super::estimate("anything", &[1_i64.into(), "a".into()], true), 4);
     }
 
     #[test]
     fn sizes_that_are_asked_for_count() {
         let picture = Picture::from_rgb(&image::RgbImage::new(8, 8), &candle_core::Device::Cpu).unwrap();
         let p = Dynamic::from(picture);
-        assert!(estimate("resize", &[p.clone(), 16_000_i64.into(), 16_000_i64.into()]) > 3 << 30);
-        assert_eq!(estimate("resize", &[p.clone(), i64::MIN.into(), f64::NAN.into()]), 8 * 8 * 3 * 4 * 4);
+        assert!(estimate("resize", &[p.clone(), 16_000_i64.into(), 16_000_i64.into()], true) > 3 << 30);
+        assert_eq!(
+            estimate("resize", &[p.clone(), i64::MIN.into(), f64::NAN.into()], true),
+            8 * 8 * 3 * 4 * 4
+        );
         let list = Dynamic::from_array(vec![p; 5000]);
-        assert!(estimate("grid", &[list]) > 5000 * 8 * 8 * 12);
+        assert!(estimate("grid", &[list], true) > 5000 * 8 * 8 * 12);
         let huge = options(&[("size", Dynamic::from_array(vec![1e18.into(), 1e18.into()]))]);
-        assert_eq!(estimate("heat", &[huge]), u64::MAX);
+        assert_eq!(estimate("heat", &[huge], true), u64::MAX);
     }
 }

@@ -52,7 +52,7 @@ pub fn leaf(error: EvalAltResult, cx: &Context) -> Report {
         E::ErrorDataRace(what, _) => {
             let what = if what.is_empty() { "a captured variable" } else { what.as_str() };
             Report::new("value", format!("{what} is in use by a call that is not finished"))
-                .hint("give the closure a copy: let y = x; |z| ... y ...")
+                .hint("call it as a function: map(list, |x| ... list ...); or give the closure a copy: let y = x; |z| ... y ...")
         }
         E::ErrorAssignmentToConstant(name, _) => Report::new("value", format!("{name} is a constant"))
             .hint(format!("declare it with let {name} = ...")),

@@ -92,7 +92,9 @@ impl Policy {
         let error = Error::file(op, path, "a script may not read outside the working directory")
             .expected("a path below the working directory or an --allow-read folder");
         if inside {
-            return error.got("a link that leads out of it").hint("--allow-read with the folder that it leads to");
+            return error
+                .got("a link that leads out of it")
+                .hint("--allow-read with the folder that it leads to");
         }
         error
             .got(full.display().to_string())
@@ -143,8 +145,10 @@ impl Policy {
         let mut bytes = Vec::new();
         file.take(most + 1).read_to_end(&mut bytes).map_err(bad)?;
         if bytes.len() as u64 > most {
-            return Err(Error::file(op, path, "the file is too long")
-                .expected(format!("at most {}", super::types::size(usize::try_from(most).unwrap_or(usize::MAX)))));
+            return Err(Error::file(op, path, "the file is too long").expected(format!(
+                "at most {}",
+                super::types::size(usize::try_from(most).unwrap_or(usize::MAX))
+            )));
         }
         Ok(bytes)
     }

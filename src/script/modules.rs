@@ -138,14 +138,15 @@ impl ModuleResolver for Resolver {
     }
 }
 
-/// The text of the module that an import in `source` means, for checks: read, never run. `None`: there is none.
-pub fn text_of(source: &str, path: &str) -> Option<String> {
-    for file in candidates(Some(source), path).into_iter().filter(|f| f.is_file()) {
+/// The text of the module that an import in `source` means, for checks: read, never run. `None`: there is none;
+/// `Some(None)`: it is there, and what is wrong with it is told when it is imported.
+pub fn text_of(source: &str, path: &str) -> Option<Option<String>> {
+    if let Some(file) = candidates(Some(source), path).into_iter().find(|f| f.is_file()) {
         let short = file.metadata().is_ok_and(|m| m.len() <= MAX_TEXT);
-        return short.then(|| std::fs::read_to_string(&file).ok()).flatten();
+        return Some(short.then(|| std::fs::read_to_string(&file).ok()).flatten());
     }
     let bare = path.strip_prefix("std/").unwrap_or(path);
-    LIBRARY.iter().find(|(n, _)| *n == bare).map(|(_, t)| (*t).to_string())
+    LIBRARY.iter().find(|(n, _)| *n == bare).map(|(_, t)| Some((*t).to_string()))
 }
 
 fn candidates(source: Option<&str>, path: &str) -> Vec<PathBuf> {

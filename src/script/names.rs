@@ -79,14 +79,16 @@ impl Names {
             return;
         };
         let module = match modules::text_of(source, path) {
-            Some(text) => parse(&text),
+            Some(text) => text.and_then(|t| parse(&t)),
             None => {
                 let report = Report::new("missing", format!("there is no module {path}"));
                 let library = modules::names();
                 let report = match nearest(path, library.iter().map(String::as_str)) {
                     Some(near) => report.hint(format!("did you mean {near}?")),
-                    None => report
-                        .expected(format!("a .rhai file beside the script, or one of {}", library.join(", "))),
+                    None => report.expected(format!(
+                        "a .rhai file beside the script, or one of {}",
+                        library.join(", ")
+                    )),
                 };
                 self.missing.push((if at.is_none() { position } else { *at }, report));
                 None
@@ -112,10 +114,13 @@ fn functions(ast: &AST) -> Module {
     let mut calls: Vec<(Position, String, Vec<String>)> = Vec::new();
     ast.walk(&mut |path: &[ASTNode]| {
         let (call, at) = match path.last() {
-            Some(ASTNode::Expr(Expr::FnCall(call, at)) | ASTNode::Stmt(Stmt::FnCall(call, at))) => (call, *at),
+            Some(ASTNode::Expr(Expr::FnCall(call, at)) | ASTNode::Stmt(Stmt::FnCall(call, at))) => {
+                (call, *at)
+            }
             _ => return true,
         };
-        if let ("defaults", [Expr::Variable(v, ..), Expr::Map(map, _)]) = (call.name.as_str(), &call.args[..]) {
+        if let ("defaults", [Expr::Variable(v, ..), Expr::Map(map, _)]) = (call.name.as_str(), &call.args[..])
+        {
             calls.push((at, v.1.to_string(), map.0.iter().map(|(k, _)| k.name.to_string()).collect()));
         }
         true

@@ -25,20 +25,62 @@ pub const VARIABLES: [(&str, &str); 13] = [
 ];
 
 const NUMBERS: [&str; 26] = [
-    "0", "1", "2", "-1", "3", "7", "64", "0.5", "-0.0", "1.0", "1e9", "1e18", "1e308", "-1e308", "1e-300", "0x7f",
-    "9223372036854775807", "(-9223372036854775807 - 1)", "(0.0/0.0)", "(1e308*10.0)", "(-1e308*10.0)", "4096",
-    "65536", "1000000000", "0.999999999999", "16384",
+    "0",
+    "1",
+    "2",
+    "-1",
+    "3",
+    "7",
+    "64",
+    "0.5",
+    "-0.0",
+    "1.0",
+    "1e9",
+    "1e18",
+    "1e308",
+    "-1e308",
+    "1e-300",
+    "0x7f",
+    "9223372036854775807",
+    "(-9223372036854775807 - 1)",
+    "(0.0/0.0)",
+    "(1e308*10.0)",
+    "(-1e308*10.0)",
+    "4096",
+    "65536",
+    "1000000000",
+    "0.999999999999",
+    "16384",
 ];
 
 const STRINGS: [&str; 22] = [
-    "\"\"", "\"a dog\"", "\"dog-flat.png\"", "\"../x.png\"", "\"/etc/passwd\"", "\"a/b/c\"", "\"middle 0\"", "\"emoji\"",
-    "\"\\x1b[31m\"", "\"\\u202e\"", "\"é\u{301}🦀\"", "\"\\x00\"", "`${i}`", "`a\nb`", "\"/dev/zero\"", "\"input 2\"",
-    "\"noise\"", "\"slerp\"", "\"ddim\"", "\" \"", "\"%s%n\"", "\"....//\"",
+    "\"\"",
+    "\"a dog\"",
+    "\"dog-flat.png\"",
+    "\"../x.png\"",
+    "\"/etc/passwd\"",
+    "\"a/b/c\"",
+    "\"middle 0\"",
+    "\"emoji\"",
+    "\"\\x1b[31m\"",
+    "\"\\u202e\"",
+    "\"é\u{301}🦀\"",
+    "\"\\x00\"",
+    "`${i}`",
+    "`a\nb`",
+    "\"/dev/zero\"",
+    "\"input 2\"",
+    "\"noise\"",
+    "\"slerp\"",
+    "\"ddim\"",
+    "\" \"",
+    "\"%s%n\"",
+    "\"....//\"",
 ];
 
 const BINARY: [&str; 25] = [
-    "+", "-", "*", "/", "%", "**", "==", "!=", "<", ">", "<=", ">=", "&&", "||", "&", "|", "^", "<<", ">>", "..", "..=",
-    "??", "in", "!in", "+",
+    "+", "-", "*", "/", "%", "**", "==", "!=", "<", ">", "<=", ">=", "&&", "||", "&", "|", "^", "<<", ">>",
+    "..", "..=", "??", "in", "!in", "+",
 ];
 
 const ASSIGN: [&str; 9] = ["=", "+=", "-=", "*=", "/=", "**=", "<<=", "|=", "="];
@@ -48,7 +90,9 @@ pub fn word(rng: &mut Rng) -> String {
     match rng.below(4) {
         0 => rng.pick(&VARIABLES.map(|(n, _)| n)).to_string(),
         1 => standard()[rng.below(standard().len())].clone(),
-        2 => rng.pick(&["seed", "size", "n", "steps", "cfg", "prompt", "image", "this", "global", "args", "ans"]).into(),
+        2 => rng
+            .pick(&["seed", "size", "n", "steps", "cfg", "prompt", "image", "this", "global", "args", "ans"])
+            .into(),
         _ => catalog::all()[rng.below(catalog::all().len())].name.clone(),
     }
 }
@@ -57,7 +101,9 @@ pub fn word(rng: &mut Rng) -> String {
 pub fn argument(rng: &mut Rng) -> String {
     match rng.below(4) {
         0 => rng.pick(&NUMBERS).to_string(),
-        1 => rng.pick(&["[1, 2]", "#{ a: 1 }", "[", "true", "nan", "", "dog-flat.png", "[[[[[]]]]]"]).to_string(),
+        1 => rng
+            .pick(&["[1, 2]", "#{ a: 1 }", "[", "true", "nan", "", "dog-flat.png", "[[[[[]]]]]"])
+            .to_string(),
         2 => rng.pick(&STRINGS).to_string(),
         _ => word(rng),
     }
@@ -118,7 +164,11 @@ impl<'a> Grammar<'a> {
             6..9 => format!("{} {} {};", self.place(depth), self.rng.pick(&ASSIGN), self.expression(depth)),
             9 => format!("for q in {} {}", self.range(depth), self.looped(depth)),
             10 => format!("while {} {}", self.condition(depth), self.looped(depth)),
-            11 => format!("loop {{ {} {} }}", self.statement(depth + 1), self.rng.pick(&["break;", "i += 1;", ""])),
+            11 => format!(
+                "loop {{ {} {} }}",
+                self.statement(depth + 1),
+                self.rng.pick(&["break;", "i += 1;", ""])
+            ),
             12 => format!("if {} {} else {}", self.condition(depth), self.block(depth), self.block(depth)),
             13 | 14 => {
                 let known = self.names.len();
@@ -127,11 +177,22 @@ impl<'a> Grammar<'a> {
                 self.names.truncate(known);
                 text
             }
-            15 if depth == 0 || self.rng.chance(3) => format!("fn g{}(q, r) {}", self.rng.below(3), self.block(depth)),
+            15 if depth == 0 || self.rng.chance(3) => {
+                format!("fn g{}(q, r) {}", self.rng.below(3), self.block(depth))
+            }
             16 => format!("throw {};", self.expression(depth)),
             17 => format!("print({});", self.expression(depth)),
-            18 => self.rng.pick(&["return;", "return x;", "import \"prompt\" as pr;", "import \"x\" as y;"]).into(),
-            19 => format!("switch {} {{ {} => {}, _ => {} }}", self.expression(depth), self.literal(), self.block(depth), self.expression(depth)),
+            18 => self
+                .rng
+                .pick(&["return;", "return x;", "import \"prompt\" as pr;", "import \"x\" as y;"])
+                .into(),
+            19 => format!(
+                "switch {} {{ {} => {}, _ => {} }}",
+                self.expression(depth),
+                self.literal(),
+                self.block(depth),
+                self.expression(depth)
+            ),
             _ => format!("{};", self.expression(depth)),
         }
     }
@@ -197,18 +258,33 @@ impl<'a> Grammar<'a> {
             6..9 => {
                 let (a, b) = (self.expression(depth + 1), self.expression(depth + 1));
                 let sign = self.rng.pick(&BINARY);
-                if matches!(sign, "&&" | "||") { format!("({} {sign} {})", self.condition(depth + 1), self.condition(depth + 1)) }
-                else if self.rng.chance(80) { format!("({a} {sign} {b})") } else { format!("{a} {sign} {b}") }
+                if matches!(sign, "&&" | "||") {
+                    format!("({} {sign} {})", self.condition(depth + 1), self.condition(depth + 1))
+                } else if self.rng.chance(80) {
+                    format!("({a} {sign} {b})")
+                } else {
+                    format!("{a} {sign} {b}")
+                }
             }
             9 => format!("{}({})", self.rng.pick(&["-", "!", "+"]), self.expression(depth + 1)),
             10 => format!("[{}]", self.list(depth)),
-            11 => format!("#{{ {}: {}, b1: {} }}", word(self.rng), self.expression(depth + 1), self.expression(depth + 1)),
+            11 => format!(
+                "#{{ {}: {}, b1: {} }}",
+                word(self.rng),
+                self.expression(depth + 1),
+                self.expression(depth + 1)
+            ),
             12 => format!("{}[{}]", self.name(), self.expression(depth + 1)),
             13 => format!("{}.{}", self.name(), word(self.rng)),
             14 => self.closure(depth),
             15 => format!("f.call({})", self.list(depth)),
             16 => format!("`{}${{{}}}`", self.rng.below(9), self.expression(depth + 1)),
-            17 => format!("if {} {{ {} }} else {{ {} }}", self.condition(depth + 1), self.expression(depth + 1), self.expression(depth + 1)),
+            17 => format!(
+                "if {} {{ {} }} else {{ {} }}",
+                self.condition(depth + 1),
+                self.expression(depth + 1),
+                self.expression(depth + 1)
+            ),
             18 => {
                 let name = standard()[self.rng.below(standard().len())].clone();
                 format!("{}.{name}({})", self.expression(depth + 1), self.list(depth))
@@ -217,7 +293,14 @@ impl<'a> Grammar<'a> {
                 let name = standard()[self.rng.below(standard().len())].clone();
                 format!("{name}({})", self.list(depth))
             }
-            20 => format!("list.{}({})", self.rng.pick(&["map", "filter", "for_each", "reduce", "sort", "some", "drain", "retain", "order_by", "find", "splice"]), self.closure(depth)),
+            20 => format!(
+                "list.{}({})",
+                self.rng.pick(&[
+                    "map", "filter", "for_each", "reduce", "sort", "some", "drain", "retain", "order_by",
+                    "find", "splice"
+                ]),
+                self.closure(depth)
+            ),
             21 => format!("g{}({})", self.rng.below(3), self.list(depth)),
             22 => format!("Fn(\"{}\").call({})", word(self.rng), self.list(depth)),
             23 => format!("eval({})", self.expression(depth + 1)),
@@ -232,7 +315,10 @@ impl<'a> Grammar<'a> {
 
     fn closure(&mut self, depth: usize) -> String {
         let params = self.rng.pick(&["", "q", "q, r", "q, r, t"]);
-        format!("|{params}| {}", if self.rng.chance(50) { self.block(depth + 1) } else { self.expression(depth + 1) })
+        format!(
+            "|{params}| {}",
+            if self.rng.chance(50) { self.block(depth + 1) } else { self.expression(depth + 1) }
+        )
     }
 
     /// A call of a documented function, with values of the right types in most cases.
@@ -255,7 +341,9 @@ impl<'a> Grammar<'a> {
         match (entry.what, args.split_first()) {
             (What::Property, Some((receiver, _))) => format!("{receiver}.{}", entry.name),
             (What::Operator, _) => args.join(&format!(" {} ", entry.name)),
-            (What::Method, Some((receiver, rest))) => format!("{receiver}.{}({})", entry.name, rest.join(", ")),
+            (What::Method, Some((receiver, rest))) => {
+                format!("{receiver}.{}({})", entry.name, rest.join(", "))
+            }
             (What::Library, _) => format!("{}({})", entry.path(), args.join(", ")),
             _ => format!("{}({})", entry.name, args.join(", ")),
         }
@@ -282,15 +370,24 @@ impl<'a> Grammar<'a> {
         }
         match ty {
             "number" | "integer" | "pixels" => {
-                if self.rng.chance(40) { self.rng.below(6).to_string() } else { number(self.rng).into() }
+                if self.rng.chance(40) {
+                    self.rng.below(6).to_string()
+                } else {
+                    number(self.rng).into()
+                }
             }
             "string" => self.rng.pick(&STRINGS).into(),
             "function" => self.closure(depth),
             "[w, h]" => format!("[{}, {}]", number(self.rng), number(self.rng)),
             "[Image]" => "[p, p]".into(),
             _ => {
-                let fit: Vec<String> = VARIABLES.iter().filter(|(_, t)| *t == ty).map(|(n, _)| (*n).to_string()).collect();
-                if fit.is_empty() { self.expression(depth + 1) } else { fit[self.rng.below(fit.len())].clone() }
+                let fit: Vec<String> =
+                    VARIABLES.iter().filter(|(_, t)| *t == ty).map(|(n, _)| (*n).to_string()).collect();
+                if fit.is_empty() {
+                    self.expression(depth + 1)
+                } else {
+                    fit[self.rng.below(fit.len())].clone()
+                }
             }
         }
     }

@@ -45,7 +45,9 @@ struct Ear(Mutex<Option<String>>);
 
 impl Observer for Ear {
     fn event(&self, event: Event) {
-        let (Event::Print(text) | Event::Warn(text) | Event::Picture { caption: text, .. }) = event else { return };
+        let (Event::Print(text) | Event::Warn(text) | Event::Picture { caption: text, .. }) = event else {
+            return;
+        };
         if obeyed(&text) {
             *self.0.lock().unwrap() = Some(format!("an event holds control characters: {text:?}"));
         }
@@ -109,7 +111,16 @@ impl Judge {
         let known = check::functions(&engine);
         let (session, ear, cancel) = session(folder);
         let checker = Checker { engine, known };
-        Judge { folder: folder.to_path_buf(), session, ear, cancel, alarm: Alarm::start(), checker, count: 0, tally: [0; 4] }
+        Judge {
+            folder: folder.to_path_buf(),
+            session,
+            ear,
+            cancel,
+            alarm: Alarm::start(),
+            checker,
+            count: 0,
+            tally: [0; 4],
+        }
     }
 
     /// What an input shows to be wrong with us.
@@ -123,7 +134,8 @@ impl Judge {
         self.count += 1;
         let text = &input.text;
         let start = Instant::now();
-        for report in check::check(&self.checker.engine, self.checker.known, "fuzz", text, &recipes::scope()) {
+        for report in check::check(&self.checker.engine, self.checker.known, "fuzz", text, &recipes::scope())
+        {
             shown(&report)?;
         }
         self.alarm.arm(&self.cancel);

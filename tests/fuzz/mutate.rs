@@ -61,7 +61,10 @@ fn once(text: &str, corpus: &Corpus, rng: &mut Rng) -> String {
             list[at] = grammar::word(rng);
         }
         8 => {
-            let signs = ["(", ")", "[", "]", "{", "}", ";", ",", ".", "|", "||", "?.", "::", "=", "#{", "`", "\"", "${", "=>", "this"];
+            let signs = [
+                "(", ")", "[", "]", "{", "}", ";", ",", ".", "|", "||", "?.", "::", "=", "#{", "`", "\"",
+                "${", "=>", "this",
+            ];
             list.insert(i, rng.pick(&signs).to_string());
         }
         9 => {

@@ -183,11 +183,30 @@ fn the_memory_budget_ends_scripts_and_refuses_large_batches() {
         session.eval(setup).unwrap();
         HELD.store((100 << 20) - 1000, Ordering::SeqCst);
         for code in [
-            "m.noise(0)", "m.encode(p)", "m.encode(p, #{ size: 128 })", "m.decode(z)", "m.predict(z, 1, text)",
-            "m.guided(z, 1, text, text, 2)", "m.predict(z, 1, text, #{ features: [\"middle 0\"] })", "m.similarity(p, p)",
-            "s.step(z, z, 0)", "s.back(z, z, 0)", "s.add_noise(z, z, 0)", "blend(z, z, 0.5)", "blend(z, z, p)", "blend(text, text, 0.5)",
-            "p.resize(32, 32)", "p.fit(32, 32)", "p.resize(9000, 9000)", "grid([p, p])", "show([p, p])", "save([p, p], \"x\")",
-            "attention().record().heat(\"dog\", #{ size: 999 })", "z + z", "z * 2", "open(\"dog-flat.png\").resize(64, 65)",
+            "m.noise(0)",
+            "m.encode(p)",
+            "m.encode(p, #{ size: 128 })",
+            "m.decode(z)",
+            "m.predict(z, 1, text)",
+            "m.guided(z, 1, text, text, 2)",
+            "m.predict(z, 1, text, #{ features: [\"middle 0\"] })",
+            "m.similarity(p, p)",
+            "s.step(z, z, 0)",
+            "s.back(z, z, 0)",
+            "s.add_noise(z, z, 0)",
+            "blend(z, z, 0.5)",
+            "blend(z, z, p)",
+            "blend(text, text, 0.5)",
+            "p.resize(32, 32)",
+            "p.fit(32, 32)",
+            "p.resize(9000, 9000)",
+            "grid([p, p])",
+            "show([p, p])",
+            "save([p, p], \"x\")",
+            "attention().record().heat(\"dog\", #{ size: 999 })",
+            "z + z",
+            "z * 2",
+            "open(\"dog-flat.png\").resize(64, 65)",
         ] {
             let e = session.eval(code).unwrap_err();
             assert_eq!(e.kind, "budget", "{code}: {e}");

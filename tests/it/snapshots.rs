@@ -71,10 +71,10 @@ fn error_messages() {
             let report = session.eval(code).expect_err(code);
             let text = report.render(false, 100).replace(&dir.path().display().to_string(), "OUT");
             // How much is held differs from run to run.
-            let text: String = text.lines().filter(|l| !l.contains("more wanted") && !l.contains("in all")).fold(
-                String::new(),
-                |all, l| all + l.trim_end() + "\n",
-            );
+            let text: String = text
+                .lines()
+                .filter(|l| !l.contains("more wanted") && !l.contains("in all"))
+                .fold(String::new(), |all, l| all + l.trim_end() + "\n");
             let _ = writeln!(out, "> {}\n{text}", code.replace('\n', "\n  "));
         }
         out

@@ -106,7 +106,9 @@ fn every_function_that_calls_back_has_a_test_with_its_receiver() {
         .iter()
         .filter(|e| e.params.iter().any(|p| p.ty.split('|').any(|t| t == "function")))
         .filter(|e| !tests.join(format!("callback_{}.rhai", e.name)).is_file())
-        .map(|e| format!("tests/rhai/callback_{}.rhai: a callback that uses the receiver of {}", e.name, e.path()))
+        .map(|e| {
+            format!("tests/rhai/callback_{}.rhai: a callback that uses the receiver of {}", e.name, e.path())
+        })
         .collect();
     assert!(missing.is_empty(), "{}", missing.join("\n"));
 }

@@ -195,7 +195,8 @@ fn similarity(m: &Model, picture: &Picture, what: &Either<String, Picture>) -> R
     let pictures = m.picture_features(picture)?.to_dtype(DType::F32)?;
     let other = match what {
         Either::Left(words) if words.len() > MAX_PROMPT => {
-            return Err(Error::value("similarity", "the text is too long").expected(format!("at most {MAX_PROMPT} bytes")));
+            return Err(Error::value("similarity", "the text is too long")
+                .expected(format!("at most {MAX_PROMPT} bytes")));
         }
         Either::Left(words) => m.text_features(words)?,
         Either::Right(other) => m.picture_features(&other.index(0)?)?,
