@@ -19,6 +19,9 @@ const VALUES: u64 = 200;
 /// Bytes of a pixel of a picture on its way: as bytes, as numbers, and once more in another order.
 const PIXEL: u64 = 40;
 
+/// Bytes of a pixel of a picture that is shown or saved: three times as bytes, and in the file's own form.
+const SHOWN: u64 = 12;
+
 /// Copies of its arguments that a function holds at once, its result included.
 const COPIES: u64 = 4;
 
@@ -35,9 +38,9 @@ pub fn estimate(op: &str, args: &[Dynamic], work: bool) -> u64 {
             picture(side(1), side(2), sizes.batch).saturating_add(across)
         }
         "grid" | "show" | "save" | "finish" => {
-            // A row may be as long as all pictures, a cell as large as the widest and the highest together.
-            let n = sizes.pictures;
-            picture(sizes.widest, sizes.highest, n).saturating_add(picture(sizes.widest, sizes.highest, 1))
+            // A cell may be as wide as the widest picture and as high as the highest; only a grid is made numbers again.
+            let bytes = if op == "grid" { PIXEL } else { SHOWN };
+            sizes.widest.saturating_mul(sizes.highest).saturating_mul(sizes.pictures).saturating_mul(bytes)
         }
         "heat" => wanted_size(args).map_or(0, |(w, h)| picture(w, h, 1)),
         // They name a size or a number of pictures, but make none.

@@ -33,6 +33,9 @@ pub const MAX_LINES: usize = 200_000;
 /// Bytes that one cell or recipe may print.
 pub const MAX_PRINTED: usize = 32 << 20;
 
+/// Characters of a note.
+const LONGEST_NOTE: usize = 2_000;
+
 /// Files that one cell or recipe may save.
 pub const MAX_FILES: usize = 10_000;
 
@@ -208,7 +211,10 @@ impl Host {
                 }
                 Event::Print(plain(&text).into_owned())
             }
-            Event::Warn(text) => Event::Warn(plain(&text).into_owned()),
+            Event::Warn(text) => {
+                let text: String = text.chars().take(LONGEST_NOTE).collect();
+                Event::Warn(plain(&text).into_owned())
+            }
             Event::Picture { picture, caption } => {
                 Event::Picture { picture, caption: plain(&caption).replace('\n', " ") }
             }
