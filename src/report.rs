@@ -206,6 +206,9 @@ impl fmt::Display for Report {
 
 impl std::error::Error for Report {}
 
+/// Most characters of one line of a report.
+const LONGEST: usize = 4_000;
+
 struct Paint {
     color: bool,
 }
@@ -240,13 +243,21 @@ fn snippet(source: &Source, span: Span, gutter: usize, width: usize, paint: &Pai
     let span_width = |a: usize, b: usize| -> usize {
         chars.iter().take(b).skip(a).map(|c| UnicodeWidthStr::width(cell(c).as_str())).sum()
     };
-    // A line that is too long is shown as a window: it starts at most half the room before the mark.
+    // A line that is too long is shown as a window: it starts at most half the room before the mark. Widths are added up
+    // step by step: a hostile line may have a million characters.
+    let width_of = |i: usize| chars.get(i).map_or(0, |c| UnicodeWidthStr::width(cell(c).as_str()));
     if span_width(0, chars.len()) > room {
-        while from < start && span_width(from, start) > room / 2 {
-            from += 1;
+        let mut before = 0;
+        from = start;
+        while from > 0 && before + width_of(from - 1) <= room / 2 {
+            from -= 1;
+            before += width_of(from);
         }
-        while to > from && span_width(from, to) + 2 > room {
-            to -= 1;
+        let mut shown = 0;
+        to = from;
+        while to < chars.len() && shown + width_of(to) + 2 <= room {
+            shown += width_of(to);
+            to += 1;
         }
     }
     let shown: String = chars.iter().take(to).skip(from).map(&cell).collect();
@@ -267,15 +278,38 @@ fn snippet(source: &Source, span: Span, gutter: usize, width: usize, paint: &Pai
 fn visible(c: char) -> String {
     match c {
         '\t' => "    ".to_string(),
-        c if c.is_control() => "\u{fffd}".to_string(),
-        c if c.width().is_none() => "\u{fffd}".to_string(),
+        c if hidden(c) => "\u{fffd}".to_string(),
         c => c.to_string(),
     }
 }
 
-/// Text from outside (file names, values): control characters become visible, newlines stay.
+/// Whether a terminal would obey the character instead of showing it: controls, and the marks that turn the direction of
+/// the text around it (with which a text can pass for another).
+fn hidden(c: char) -> bool {
+    c.is_control()
+        || c.width().is_none()
+        || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
+}
+
+/// Text from outside (a script's lines, file names) for a terminal: newlines and tabs stay, what the terminal would obey
+/// becomes visible.
+pub fn plain(text: &str) -> std::borrow::Cow<'_, str> {
+    let obeyed = |c: char| !matches!(c, '\n' | '\t') && hidden(c);
+    if !text.contains(obeyed) {
+        return text.into();
+    }
+    text.chars().map(|c| if obeyed(c) { '\u{fffd}' } else { c }).collect::<String>().into()
+}
+
+/// Text from outside (file names, values): control characters become visible, newlines stay; what nobody would read
+/// to its end is cut.
 fn clean(text: &str) -> String {
-    text.chars().map(|c| if c == '\n' { "\n".to_string() } else { visible(c) }).collect()
+    let mut out: String =
+        text.chars().take(LONGEST).map(|c| if c == '\n' { "\n".to_string() } else { visible(c) }).collect();
+    if text.chars().nth(LONGEST).is_some() {
+        out.push('…');
+    }
+    out
 }
 
 /// Breaks at spaces so that no line passes `width`; the first line starts `first` columns in, the others are

@@ -1,5 +1,6 @@
 //! [`Picture`]: a batch of RGB pictures in 0..1, read from files, decoded from latents, shown and saved.
 
+use std::borrow::Cow;
 use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
@@ -50,17 +51,28 @@ impl Picture {
         Self::from_bytes(&bytes, &path.display().to_string(), device)
     }
 
+    /// Width and height of the picture in the bytes of a file, without reading its pixels.
+    /// Errors: not a picture, larger than [`MAX_SIDE`].
+    pub fn size_in(bytes: &[u8], name: &str) -> Result<(u32, u32)> {
+        let bytes = without_extras(bytes);
+        let reader = ImageReader::new(Cursor::new(&bytes[..]))
+            .with_guessed_format()
+            .map_err(|e| unreadable(name, &e))?;
+        let (w, h) = reader.into_dimensions().map_err(|e| unreadable(name, &e))?;
+        if w.max(h) > MAX_SIDE {
+            return Err(Error::new(super::Kind::File, "open", format!("{name}: the picture is too large"))
+                .expected(format!("at most {MAX_SIDE} pixels a side"))
+                .got(format!("{w}x{h}")));
+        }
+        Ok((w, h))
+    }
+
     /// Reads a picture from the bytes of a file; `name` is for messages.
     pub fn from_bytes(bytes: &[u8], name: &str, device: &Device) -> Result<Self> {
-        let bad = |e: &dyn std::fmt::Display| {
-            Error::new(
-                super::Kind::File,
-                "open",
-                format!("{name}: this is not a picture that can be read: {e}"),
-            )
-            .expected("a PNG, JPEG or WebP file")
-        };
-        let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| bad(&e))?;
+        let bad = |e: &dyn std::fmt::Display| unreadable(name, e);
+        let bytes = without_extras(bytes);
+        let mut reader =
+            ImageReader::new(Cursor::new(&bytes[..])).with_guessed_format().map_err(|e| bad(&e))?;
         let mut limits = image::Limits::default();
         limits.max_image_width = Some(MAX_SIDE);
         limits.max_image_height = Some(MAX_SIDE);
@@ -124,11 +136,7 @@ impl Picture {
         if (self.width(), self.height()) == (w, h) {
             return Ok(self.clone());
         }
-        if w == 0 || h == 0 || w > MAX_SIDE as usize || h > MAX_SIDE as usize {
-            return Err(Error::value("resize", "the size is out of range")
-                .expected(format!("1..{MAX_SIDE} pixels a side"))
-                .got(format!("{w}x{h}")));
-        }
+        check_side("resize", w, h)?;
         let scaled: Vec<Tensor> = self
             .to_rgbs()?
             .iter()
@@ -143,11 +151,46 @@ impl Picture {
     /// Cropped around the centre to the shape of `w` × `h`, then scaled to it.
     pub fn fit(&self, w: usize, h: usize) -> Result<Picture> {
         let (pw, ph) = (self.width(), self.height());
+        check_side("fit", w, h)?;
         let (cw, ch) =
             if pw * h > ph * w { ((ph * w / h).max(1), ph) } else { (pw, (pw * h / w.max(1)).max(1)) };
         let cropped = self.tensor.narrow(2, (ph - ch) / 2, ch)?.narrow(3, (pw - cw) / 2, cw)?.contiguous()?;
         Self::from_tensor(cropped)?.resize(w, h)
     }
+}
+
+/// A PNG file without what is no pixel: texts and color profiles are compressed, and a few bytes of them may stand for
+/// gigabytes that would all be unpacked. Other files stay as they are.
+fn without_extras(bytes: &[u8]) -> Cow<'_, [u8]> {
+    const SIGNATURE: usize = 8;
+    if !bytes.starts_with(b"\x89PNG\r\n\x1a\n") {
+        return bytes.into();
+    }
+    let (head, mut rest) = bytes.split_at(SIGNATURE);
+    let mut kept = head.to_vec();
+    while let Some((length, kind)) = rest.first_chunk::<4>().zip(rest.get(4..8)) {
+        // Length, kind, data, checksum. A chunk that is cut short is left to the decoder's message.
+        let end = (u32::from_be_bytes(*length) as usize).saturating_add(12).min(rest.len());
+        if [&b"IHDR"[..], b"PLTE", b"tRNS", b"IDAT", b"IEND"].contains(&kind) {
+            kept.extend_from_slice(&rest[..end]);
+        }
+        rest = &rest[end..];
+    }
+    kept.into()
+}
+
+fn check_side(op: &str, w: usize, h: usize) -> Result<()> {
+    if w.min(h) > 0 && w.max(h) <= MAX_SIDE as usize {
+        return Ok(());
+    }
+    Err(Error::value(op, "the size is out of range")
+        .expected(format!("1..{MAX_SIDE} pixels a side"))
+        .got(format!("{w}x{h}")))
+}
+
+fn unreadable(name: &str, e: &dyn std::fmt::Display) -> Error {
+    Error::new(super::Kind::File, "open", format!("{name}: this is not a picture that can be read: {e}"))
+        .expected("a PNG, JPEG or WebP file")
 }
 
 /// Lays transparent pixels over white.

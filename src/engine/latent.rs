@@ -188,6 +188,10 @@ impl Latent {
     }
 
     fn same_batch(op: &str, a: &Latent, b: &Latent) -> Result<(Latent, Latent)> {
+        // Before the batches are made one: a large picture repeated as often as a small one could be very large.
+        if a.tensor.dims()[1..] != b.tensor.dims()[1..] {
+            Self::same_shape(op, a, b)?;
+        }
         let n = a.dims().0.max(b.dims().0);
         let (a, b) = (a.expand_batch(op, n)?, b.expand_batch(op, n)?);
         Self::same_shape(op, &a, &b)?;

@@ -1,13 +1,14 @@
 //! Finding mistakes without running: unknown functions and wrong argument counts (Rhai notices neither before the line
 //! runs), unknown option fields, unknown keys of options maps.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
 use rhai::{AST, ASTNode, Engine, Expr, FnCallExpr, Position, Stmt};
 
 use super::catalog::{self, What, nearest};
 use super::errors::{Context, from_parse};
+use super::names::Names;
 use super::options::Recipe;
 use super::sources::Sources;
 use crate::report::Report;
@@ -124,7 +125,9 @@ pub fn check(
         Ok(_) => Vec::new(),
         Err(e) => vec![Report::clone(e).at(sources.get(source), e.span)],
     };
-    found.extend(walk(&ast, known, recipe.as_ref().ok()).into_iter().map(|(position, report)| {
+    let variable = recipe.as_ref().ok().and_then(|r| r.variable.as_deref());
+    let script = Names::read(&ast, source, variable);
+    found.extend(walk(&ast, known, recipe.as_ref().ok(), script).into_iter().map(|(position, report)| {
         let span = sources.span(source, position);
         report.at(sources.get(source), span)
     }));
@@ -134,15 +137,9 @@ pub fn check(
 }
 
 /// Walks a compiled text. Returns mistakes with their places.
-pub fn walk(ast: &AST, known: &Functions, recipe: Option<&Recipe>) -> Vec<(Position, Report)> {
-    let mut own = Functions::new();
-    for f in ast.iter_fn_def() {
-        own.entry(f.name.to_string()).or_default().insert(f.params.len());
-    }
-    let (fields, aliases) = names_made(ast);
-    let library: HashSet<(String, String, usize)> = super::modules::functions().into_iter().collect();
-    let walker = Walker { known, own, fields, aliases, library, recipe };
-    let mut found = Vec::new();
+fn walk(ast: &AST, known: &Functions, recipe: Option<&Recipe>, mut script: Names) -> Vec<(Position, Report)> {
+    let mut found = std::mem::take(&mut script.missing);
+    let walker = Walker { known, script, recipe };
     ast.walk(&mut |path: &[ASTNode]| {
         if let Some(node) = path.last() {
             walker.node(node, &mut found);
@@ -152,30 +149,9 @@ pub fn walk(ast: &AST, known: &Functions, recipe: Option<&Recipe>) -> Vec<(Posit
     found
 }
 
-/// Keys of map literals (closures in maps are called like methods), and names given by `import`.
-fn names_made(ast: &AST) -> (HashSet<String>, HashSet<String>) {
-    let (mut fields, mut aliases) = (HashSet::new(), HashSet::new());
-    ast.walk(&mut |path: &[ASTNode]| {
-        match path.last() {
-            Some(ASTNode::Expr(Expr::Map(map, _))) => {
-                fields.extend(map.0.iter().map(|(k, _)| k.name.to_string()));
-            }
-            Some(ASTNode::Stmt(Stmt::Import(x, _))) => {
-                aliases.insert(x.1.name.to_string());
-            }
-            _ => {}
-        }
-        true
-    });
-    (fields, aliases)
-}
-
 struct Walker<'a> {
     known: &'a Functions,
-    own: Functions,
-    fields: HashSet<String>,
-    aliases: HashSet<String>,
-    library: HashSet<(String, String, usize)>,
+    script: Names,
     recipe: Option<&'a Recipe>,
 }
 
@@ -199,59 +175,82 @@ impl Walker<'_> {
         {
             return;
         }
-        if LANGUAGE.contains(&name) || (method && self.fields.contains(name)) {
+        if name == "Fn" && !method {
+            return self.pointer(call, found);
+        }
+        if LANGUAGE.contains(&name) || (method && self.script.fields.contains(name)) {
             return;
         }
         if call.is_qualified() {
             return self.qualified(call, pos, found);
         }
         let count = call.args.len() + usize::from(method);
-        let script = |f: &Functions| f.get(name).is_some_and(|n| n.contains(&call.args.len()));
+        let own = self.script.own.get(&(name.to_string(), call.args.len()));
         let native = self.known.get(name).is_some_and(|n| n.contains(&count));
-        if !script(&self.own) && !native {
+        if own.is_none() && !native {
             found.push((pos, self.explain(name, call.args.len(), count)));
         }
-        self.keys(call, found);
+        match own {
+            Some(keys) => wrong_keys(call, name, keys, found),
+            None => self.keys(call, found),
+        }
     }
 
     fn explain(&self, name: &str, given: usize, count: usize) -> Report {
-        let counts = self.own.get(name).or_else(|| self.known.get(name));
-        if let (Some(counts), true) = (counts, catalog::lookup(name).iter().all(|e| e.name != name)) {
-            let list: Vec<String> =
-                counts.iter().map(|n| n.saturating_sub(count - given).to_string()).collect();
+        let own: BTreeSet<usize> =
+            self.script.own.keys().filter(|(n, _)| n == name).map(|(_, count)| *count).collect();
+        let counts = if own.is_empty() { self.known.get(name) } else { Some(&own) };
+        let receiver = if own.is_empty() { count - given } else { 0 };
+        if let (Some(counts), true) =
+            (counts, !own.is_empty() || catalog::lookup(name).iter().all(|e| e.name != name))
+        {
+            let list: Vec<String> = counts.iter().map(|n| n.saturating_sub(receiver).to_string()).collect();
             return Report::new("value", format!("{name}: wrong number of arguments"))
                 .expected(format!("{} argument{}", list.join(" or "), if list == ["1"] { "" } else { "s" }))
                 .got(given.to_string());
         }
-        let names: Vec<String> = self.own.keys().filter(|n| !n.contains('$')).cloned().collect();
+        let names: Vec<String> = self.script.own.keys().map(|(n, _)| n.clone()).collect();
         unknown_call(name, count, &names)
             .unwrap_or_else(|| Report::new("value", format!("{name}: wrong number of arguments")))
     }
 
     fn qualified(&self, call: &FnCallExpr, pos: Position, found: &mut Vec<(Position, Report)>) {
         let module = call.namespace.to_string().trim_end_matches("::").to_string();
-        let here: Vec<_> = self.library.iter().filter(|(m, _, _)| *m == module).collect();
-        // Modules that a script imports or the user added are not known before they are loaded.
-        if self.aliases.contains(&module) || here.is_empty() {
-            return;
-        }
+        // Modules that the user added, or whose text cannot be read, are not known before they are loaded.
+        let Some(Some(here)) = self.script.modules.get(&module) else { return };
         let (name, count) = (call.name.as_str(), call.args.len());
-        if here.iter().any(|(_, f, n)| f == name && *n == count) {
-            return;
+        if let Some(keys) = here.get(&(name.to_string(), count)) {
+            return wrong_keys(call, &format!("{module}::{name}"), keys, found);
         }
-        let report = match here.iter().find(|(_, f, _)| f == name) {
-            Some((_, _, n)) => Report::new("value", format!("{module}::{name}: wrong number of arguments"))
-                .expected(format!("{n} arguments"))
-                .got(count.to_string()),
-            None => {
-                let report = Report::new("missing", format!("{module}::{name}: there is no such function"));
-                match nearest(name, here.iter().map(|(_, f, _)| f.as_str())) {
-                    Some(near) => report.hint(format!("did you mean {module}::{near}?")),
-                    None => report.hint(format!("see ?{module}")),
-                }
+        let counts: Vec<String> =
+            here.keys().filter(|(f, _)| f == name).map(|(_, n)| n.to_string()).collect();
+        let report = if counts.is_empty() {
+            let report = Report::new("missing", format!("{module}::{name}: there is no such function"));
+            match nearest(name, here.keys().map(|(f, _)| f.as_str())) {
+                Some(near) => report.hint(format!("did you mean {module}::{near}?")),
+                None => report.expected(here.keys().map(|(f, _)| f.as_str()).collect::<Vec<_>>().join(", ")),
             }
+        } else {
+            Report::new("value", format!("{module}::{name}: wrong number of arguments"))
+                .expected(format!(
+                    "{} argument{}",
+                    counts.join(" or "),
+                    if counts == ["1"] { "" } else { "s" }
+                ))
+                .got(count.to_string())
         };
         found.push((pos, report));
+    }
+
+    /// `Fn("blned")`: a function by its name.
+    fn pointer(&self, call: &FnCallExpr, found: &mut Vec<(Position, Report)>) {
+        let [Expr::StringConstant(name, at)] = &call.args[..] else { return };
+        let own = self.script.own.keys().any(|(n, _)| n == name.as_str());
+        let known = self.known.contains_key(name.as_str()) || LANGUAGE.contains(&name.as_str());
+        if own || known || !name.starts_with(|c: char| c.is_alphabetic() || c == '_') || name.contains('$') {
+            return;
+        }
+        found.push((*at, self.explain(name, 0, 0)));
     }
 
     /// Keys of a literal options map at the end of a call of a documented function.
@@ -262,23 +261,17 @@ impl Walker<'_> {
         if entries.is_empty() {
             return;
         }
-        let known: Vec<&str> =
-            entries.iter().flat_map(|e| e.options.iter().map(|o| o.name.as_str())).collect();
-        for (key, _) in map.0.iter().filter(|(k, _)| !known.contains(&k.name.as_str())) {
-            let report = Report::new("option", format!("{}: there is no option {}", call.name, key.name))
-                .expected(known.join(", "));
-            let report = match nearest(&key.name, known.iter().copied()) {
-                Some(near) => report.hint(format!("did you mean {near}?")),
-                None => report.hint(format!("see ?{}", call.name)),
-            };
-            found.push((key.pos, report));
+        let known: Vec<String> =
+            entries.iter().flat_map(|e| e.options.iter().map(|o| o.name.clone())).collect();
+        if !map.0.is_empty() {
+            wrong_keys(call, &call.name, &known, found);
         }
     }
 
     /// `o.sede`, where `o` holds the recipe's options.
     fn field(&self, lhs: &Expr, rhs: &Expr, found: &mut Vec<(Position, Report)>) {
-        let (Some(recipe), Expr::Variable(v, ..)) = (self.recipe, lhs) else { return };
-        if recipe.variable.as_deref() != Some(v.1.as_str()) {
+        let (Some(recipe), Expr::Variable(v, _, at)) = (self.recipe, lhs) else { return };
+        if !self.script.holds_options(&v.1, *at) {
             return;
         }
         let first = match rhs {
@@ -299,5 +292,22 @@ impl Walker<'_> {
                 None => report.hint("add it to the map of options(...)"),
             },
         ));
+    }
+}
+
+/// Keys of a literal options map at the end of a call that the function does not know (`known` is empty: it does not say).
+fn wrong_keys(call: &FnCallExpr, name: &str, known: &[String], found: &mut Vec<(Position, Report)>) {
+    let Some(Expr::Map(map, _)) = call.args.last() else { return };
+    if known.is_empty() {
+        return;
+    }
+    for (key, _) in map.0.iter().filter(|(k, _)| !known.iter().any(|n| n == k.name.as_str())) {
+        let report = Report::new("option", format!("{name}: there is no option {}", key.name))
+            .expected(known.join(", "));
+        let report = match nearest(&key.name, known.iter().map(String::as_str)) {
+            Some(near) => report.hint(format!("did you mean {near}?")),
+            None => report.hint(format!("see ?{name}")),
+        };
+        found.push((key.pos, report));
     }
 }

@@ -63,7 +63,8 @@ pub fn complete(line: &str, position: usize, session: &Snapshot) -> (usize, Vec<
 
 /// `:run name key=`: recipes, their options, files.
 fn command(before: &str, rest: &str) -> (usize, Vec<Candidate>) {
-    let start = before.rfind(char::is_whitespace).map_or(0, |i| i + 1);
+    // White space may be more than one byte long.
+    let start = before.len() - before.rsplit(char::is_whitespace).next().map_or(0, str::len);
     let prefix = &before[start..];
     let words: Vec<&str> = rest.split_whitespace().collect();
     let first = words.first().copied().unwrap_or("");
@@ -131,6 +132,10 @@ fn paths(prefix: &str) -> Vec<Candidate> {
         .filter_map(|e| {
             let name = e.file_name().to_str()?.to_string();
             if !name.starts_with(stem) || (name.starts_with('.') && !stem.starts_with('.')) {
+                return None;
+            }
+            // A name that the terminal would obey is not offered.
+            if crate::report::plain(&name) != name || name.contains(['\n', '\t']) {
                 return None;
             }
             let slash = if e.path().is_dir() { "/" } else { "" };

@@ -4,11 +4,12 @@ use std::rc::Rc;
 
 use rhai::{Dynamic, Engine, EvalAltResult, FuncRegistration, ImmutableString, Module, OptimizationLevel};
 
+use super::errors::Stop;
 use super::host::Host;
 use super::options::Options;
 use super::registry::Registry;
 use super::types;
-use super::{bind, catalog, check, errors, modules};
+use super::{bind, builtins, catalog, check, depth, errors, modules};
 use crate::engine::error::{Error, Kind};
 use crate::engine::observe::Event;
 
@@ -20,7 +21,7 @@ pub const CALL_LEVELS: usize = 200;
 pub const MAX_LIST: usize = 50_000;
 
 /// Characters in a string.
-pub const MAX_STRING: usize = 16 << 20;
+pub const MAX_STRING: usize = 1 << 20;
 
 /// An engine with every binding, the library, limits and hooks of `host`'s session.
 ///
@@ -34,6 +35,7 @@ pub fn create(host: &Rc<Host>) -> Engine {
     let (mut module, _, _) = registry.finish();
     properties(&mut module);
     engine.register_global_module(module.into());
+    builtins::install(&mut engine, host);
     events(&mut engine, host);
     unknown_functions(&mut engine, host);
     captured_handles(&mut engine);
@@ -86,6 +88,19 @@ fn events(engine: &mut Engine, host: &Rc<Host>) {
     });
     let h = Rc::clone(host);
     engine.on_progress(move |_| h.progress());
+    let h = Rc::clone(host);
+    #[allow(deprecated, reason = "Rhai marks volatile interfaces this way; its version is pinned")]
+    engine.on_var(move |_, _, cx| {
+        if !h.is_walk_due() {
+            return Ok(None);
+        }
+        let variables = cx.scope().iter_raw().map(|(_, _, value)| value);
+        match depth::walk(variables.chain(cx.this_ptr())) {
+            depth::Found::Fine => Ok(None),
+            depth::Found::TooDeep => Err(h.stop(Stop::Deep)),
+            depth::Found::TooMany => Err(h.stop(Stop::Many)),
+        }
+    });
 }
 
 /// Reading a property that a type does not have. Rhai asks an indexer before it gives up: this one takes every type,

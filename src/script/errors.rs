@@ -29,6 +29,12 @@ pub enum Stop {
         /// Bytes allowed.
         limit: u64,
     },
+    /// Values inside each other, more levels than can be dropped again.
+    Deep,
+    /// More values than can be looked after.
+    Many,
+    /// More printed than anybody reads.
+    Output,
 }
 
 /// The thrown form of an engine error. A stop request cannot be caught by the script.

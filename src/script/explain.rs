@@ -50,8 +50,9 @@ pub fn leaf(error: EvalAltResult, cx: &Context) -> Report {
             .expected("a range (0..10), a list, or a string")
             .hint("for i in 0..s.len { ... }"),
         E::ErrorDataRace(what, _) => {
+            let what = if what.is_empty() { "a captured variable" } else { what.as_str() };
             Report::new("value", format!("{what} is in use by a call that is not finished"))
-                .hint("give the closure a copy: let y = x; |z| ... y ...")
+                .hint("call it as a function: map(list, |x| ... list ...); or give the closure a copy: let y = x; |z| ... y ...")
         }
         E::ErrorAssignmentToConstant(name, _) => Report::new("value", format!("{name} is a constant"))
             .hint(format!("declare it with let {name} = ...")),
@@ -67,11 +68,11 @@ pub fn leaf(error: EvalAltResult, cx: &Context) -> Report {
 /// `throw` of a map made by [`throw`], of a user's own map, or of anything else.
 fn thrown(value: &Dynamic) -> Report {
     if value.is_unit() {
-        return Report::new("thrown", "the script threw an error without a message");
+        return Report::new("thrown", or_silent(String::new()));
     }
     let Some(map) = value.read_lock::<Map>() else {
         let text = value.clone().into_string().unwrap_or_else(|_| types::line(value));
-        return Report::new("thrown", text);
+        return Report::new("thrown", or_silent(text));
     };
     let text = |key: &str| {
         map.get(key)
@@ -81,13 +82,18 @@ fn thrown(value: &Dynamic) -> Report {
     let message = text("message").unwrap_or_else(|| types::line(value));
     let title = match text("op") {
         Some(op) if !message.starts_with(&format!("{op}:")) => format!("{op}: {message}"),
-        _ => message,
+        _ => or_silent(message),
     };
     let mut report = Report::new(text("kind").unwrap_or_else(|| "thrown".into()), title);
     report.expected = text("expected");
     report.got = text("got");
     report.hint = text("hint");
     report
+}
+
+/// A title for an error that says nothing.
+fn or_silent(text: String) -> String {
+    if text.trim().is_empty() { "the script threw an error without a message".into() } else { text }
 }
 
 fn stopped(stop: Stop) -> Report {
@@ -104,6 +110,18 @@ fn stopped(stop: Stop) -> Report {
             .expected(format!("at most {}", types::size(limit as usize)))
             .got(types::size(held as usize))
             .hint("does a list grow without end? Set what is no longer needed to (), or give a larger --max-memory"),
+        Stop::Deep => Report::new("budget", "values lie inside each other too deeply")
+            .expected(format!("at most {} levels of lists, maps and closures", super::depth::MAX_DEPTH))
+            .hint("does a list hold itself, or a closure the closure before it, round after round?"),
+        Stop::Many => Report::new("budget", "the script holds too many values")
+            .hint("numbers by the million belong into a Latent or an Image"),
+        Stop::Output => Report::new("budget", "the script prints too much")
+            .expected(format!(
+                "at most {} lines or {}",
+                super::host::MAX_LINES,
+                types::size(super::host::MAX_PRINTED)
+            ))
+            .hint("print now and then: if i % 100 == 0 { print(i); }"),
     }
 }
 
@@ -123,6 +141,9 @@ fn too_large(what: &str) -> Report {
 
 fn not_found(signature: &str, cx: &Context) -> Report {
     let (name, args) = signature.split_once(" (").unwrap_or((signature, ""));
+    if name.trim().is_empty() {
+        return Report::new("missing", "the name of a function is empty").hint("Fn(\"blend\"), or |x| ...");
+    }
     let args: Vec<String> =
         args.trim_end_matches(')').split(", ").filter(|a| !a.is_empty()).map(plain_types).collect();
     if name.starts_with("anon$") {

@@ -2,10 +2,10 @@
 //!
 //! Paths on the command line and typed at the prompt are readable. A path that a recipe computes must lie below the
 //! working directory or an `--allow-read` folder; writing goes below `--out` or an `--allow-write` folder. Links are
-//! resolved before the test, so they cannot lead out.
+//! resolved before the test, so they cannot lead out; pipes and devices are no files.
 
 use std::collections::HashSet;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Component, Path, PathBuf};
 
 use super::catalog::nearest;
@@ -17,6 +17,9 @@ pub const PICTURES: [&str; 5] = ["png", "jpg", "jpeg", "webp", "gif"];
 
 /// Highest number tried for `NAME-N.EXT`.
 const NUMBERS: usize = 100_000;
+
+/// Folders inside each other in a path that is written.
+const LEVELS: usize = 64;
 
 /// What may be read and written.
 #[derive(Clone, Debug)]
@@ -41,6 +44,13 @@ impl Policy {
         Policy { read, write, out, granted: HashSet::new(), typed: false }
     }
 
+    /// The same, and everything below one more folder may be read.
+    pub fn and_below(&self, folder: &Path) -> Self {
+        let mut policy = self.clone();
+        policy.read.push(absolute(folder));
+        policy
+    }
+
     /// Lets one file be read: it was named on the command line.
     pub fn grant(&mut self, path: &Path) {
         if let Ok(real) = path.canonicalize() {
@@ -58,21 +68,94 @@ impl Policy {
         self.typed
     }
 
-    /// The real path of a file that may be read. Errors: it is not there; it lies outside.
+    /// The real path of a file that may be read. Errors: it is not there; it lies outside. Of what lies outside nothing
+    /// is told, not even whether it is there.
     pub fn readable(&self, op: &str, path: &Path) -> Result<PathBuf> {
-        let real = path.canonicalize().map_err(|e| missing(op, path, &e))?;
-        let inside = |root: &PathBuf| root.canonicalize().is_ok_and(|root| real.starts_with(root));
-        if self.typed || self.granted.contains(&real) || self.read.iter().any(inside) {
-            return Ok(real);
+        let real = path.canonicalize();
+        if self.typed {
+            return real.map_err(|e| missing(op, path, &e));
         }
-        Err(Error::file(op, path, "a script may not read outside the working directory")
-            .expected("a path below the working directory or an --allow-read folder")
-            .got(real.display().to_string())
-            .hint(format!("--allow-read {}", real.parent().unwrap_or(&real).display())))
+        match real {
+            Ok(real) if self.granted.contains(&real) || self.may_read(&real) => Ok(real),
+            Err(e) if self.may_read(&existing_part(path)) => Err(missing(op, path, &e)),
+            _ => Err(self.unreadable(op, path)),
+        }
+    }
+
+    fn may_read(&self, real: &Path) -> bool {
+        self.read.iter().any(|root| root.canonicalize().is_ok_and(|root| real.starts_with(root)))
+    }
+
+    fn unreadable(&self, op: &str, path: &Path) -> Error {
+        let full = lexical(&absolute(path));
+        let inside = self.read.iter().any(|root| full.starts_with(lexical(root)));
+        let error = Error::file(op, path, "a script may not read outside the working directory")
+            .expected("a path below the working directory or an --allow-read folder");
+        if inside {
+            return error
+                .got("a link that leads out of it")
+                .hint("--allow-read with the folder that it leads to");
+        }
+        error
+            .got(full.display().to_string())
+            .hint(format!("--allow-read {}", full.parent().unwrap_or(&full).display()))
+    }
+
+    /// [`Policy::readable`], and the same of everything that links below the folder lead to (three levels, as a model
+    /// has them).
+    pub fn readable_tree(&self, op: &str, path: &Path) -> Result<PathBuf> {
+        let real = self.readable(op, path)?;
+        if !self.typed {
+            self.links(op, &real, 3)?;
+        }
+        Ok(real)
+    }
+
+    fn links(&self, op: &str, folder: &Path, levels: usize) -> Result<()> {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten().take(10_000) {
+            let Ok(kind) = entry.file_type() else { continue };
+            if kind.is_symlink() {
+                self.readable(op, &entry.path())?;
+            }
+            if levels > 0 && entry.path().is_dir() {
+                self.links(op, &entry.path(), levels - 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The bytes of a file that may be read, at most `most`. A pipe or a device is refused, not waited for.
+    /// Errors: not there, outside, no file, too long.
+    pub fn read(&self, op: &str, path: &Path, most: u64) -> Result<Vec<u8>> {
+        let real = self.readable(op, path)?;
+        let bad = |e: std::io::Error| Error::file(op, path, e);
+        let file = open_at_once(&real).map_err(bad)?;
+        let facts = file.metadata().map_err(bad)?;
+        if facts.is_dir() {
+            let wanted = if op == "open" { "a picture" } else { "a file" };
+            return Err(Error::file(op, path, format!("this is a folder, not {wanted}")));
+        }
+        if !facts.is_file() {
+            return Err(Error::file(op, path, "this is a device or a pipe, not a file"));
+        }
+        // Between the test and the opening somebody may have put a link in the place of a folder.
+        if !same_file(&real, &facts) || self.readable(op, &real)? != real {
+            return Err(Error::file(op, path, "the file was replaced while it was being opened"));
+        }
+        let mut bytes = Vec::new();
+        file.take(most + 1).read_to_end(&mut bytes).map_err(bad)?;
+        if bytes.len() as u64 > most {
+            return Err(Error::file(op, path, "the file is too long").expected(format!(
+                "at most {}",
+                super::types::size(usize::try_from(most).unwrap_or(usize::MAX))
+            )));
+        }
+        Ok(bytes)
     }
 
     /// Where a file of that name goes: relative names below `--out`, folders are made, links do not lead out.
     pub fn writable(&self, op: &str, path: &Path) -> Result<PathBuf> {
+        sensible_name(op, path)?;
         let refused = |real: &Path| {
             Error::file(op, path, "a script may only write below --out and --allow-write")
                 .expected(format!("a path below {}", self.out.display()))
@@ -122,6 +205,10 @@ impl Policy {
         file.write_all(bytes)
             .and_then(|()| file.as_file().sync_all())
             .map_err(|e| cannot_write(op, &real, &e))?;
+        // While the file was written somebody may have put a link in the place of the folder.
+        if dir.canonicalize().ok().as_ref() != Some(&dir) {
+            return Err(Error::file(op, path, "the folder was replaced while the file was being written"));
+        }
         for n in 1..NUMBERS {
             let target = numbered(&real, n);
             match file.persist_noclobber(&target) {
@@ -132,6 +219,52 @@ impl Policy {
         }
         Err(Error::file(op, &real, "there are too many results of this name").hint("give another --out"))
     }
+}
+
+/// Opens without waiting for the other end of a pipe.
+fn open_at_once(path: &Path) -> std::io::Result<std::fs::File> {
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::NOFOLLOW;
+        options.custom_flags(flags.bits().cast_signed());
+    }
+    options.open(path)
+}
+
+/// Whether the path still names the file that was opened.
+fn same_file(path: &Path, opened: &std::fs::Metadata) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        path.symlink_metadata().is_ok_and(|now| (now.dev(), now.ino()) == (opened.dev(), opened.ino()))
+    }
+    #[cfg(not(unix))]
+    {
+        path.is_file() && opened.is_file()
+    }
+}
+
+/// The real path of the longest part of a path that is there.
+fn existing_part(path: &Path) -> PathBuf {
+    let full = absolute(path);
+    full.ancestors().find_map(|p| p.canonicalize().ok()).unwrap_or(full)
+}
+
+/// A file name that a listing can show and that makes no endless chain of folders.
+fn sensible_name(op: &str, path: &Path) -> Result<()> {
+    let text = path.to_string_lossy();
+    if text.chars().any(char::is_control) || crate::report::plain(&text) != text {
+        return Err(Error::value(op, "a file name may not hold control characters")
+            .got(format!("{text:?}"))
+            .hint("letters, digits, - and _"));
+    }
+    if path.components().count() > LEVELS {
+        return Err(Error::value(op, "the path has too many folders").expected(format!("at most {LEVELS}")));
+    }
+    Ok(())
 }
 
 fn builder() -> tempfile::Builder<'static, 'static> {

@@ -6,21 +6,44 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use image::RgbImage;
-use rhai::Dynamic;
+use rhai::{Dynamic, EvalAltResult, Position};
 
 use super::errors::Stop;
 use super::files::Policy;
 use super::options::Resolved;
 use super::sources::Sources;
+use crate::engine::device;
 use crate::engine::error::Error;
 use crate::engine::latent::Latent;
 use crate::engine::observe::{Cancel, Event, Observer, Silent};
+use crate::report::plain;
 
 /// Rhai operations without an engine call after which a loop counts as endless.
 const OPERATIONS: u64 = 100_000_000;
 
+/// Time without an engine call after which a loop counts as endless: operations on long values take longer than others.
+const IDLE: Duration = Duration::from_secs(120);
+
 /// Bytes by which a script's own values may grow between two engine calls.
 const GROWTH: u64 = 1 << 30;
+
+/// Lines that one cell or recipe may print.
+pub const MAX_LINES: usize = 200_000;
+
+/// Bytes that one cell or recipe may print.
+pub const MAX_PRINTED: usize = 32 << 20;
+
+/// Characters of a note.
+const LONGEST_NOTE: usize = 2_000;
+
+/// Files that one cell or recipe may save.
+pub const MAX_FILES: usize = 10_000;
+
+/// Bytes that one cell or recipe may save.
+pub const MAX_SAVED: u64 = 16 << 30;
+
+/// Wishes for memory that are held against what the machine has left, which costs a look into `/proc`.
+const LARGE: u64 = 64 << 20;
 
 static ALLOCATED: OnceLock<fn() -> u64> = OnceLock::new();
 
@@ -98,7 +121,14 @@ pub struct Host {
     operations: Cell<u64>,
     limit: Cell<u64>,
     base: Cell<u64>,
+    worked_at: Cell<Instant>,
     deadline: Cell<Option<Instant>>,
+    /// Why this run is being ended: natives that call back may swallow the error on its way.
+    stopped: RefCell<Option<Stop>>,
+    accesses: Cell<u32>,
+    lines: Cell<usize>,
+    printed: Cell<usize>,
+    saved_bytes: Cell<u64>,
     /// The name under which results are saved, and the options of the recipe.
     pub running: RefCell<Running>,
     /// Which files may be read and written.
@@ -132,7 +162,13 @@ impl Host {
             operations: Cell::new(0),
             limit: Cell::new(OPERATIONS),
             base: Cell::new(0),
+            worked_at: Cell::new(Instant::now()),
             deadline: Cell::new(None),
+            stopped: RefCell::default(),
+            accesses: Cell::new(0),
+            lines: Cell::new(0),
+            printed: Cell::new(0),
+            saved_bytes: Cell::new(0),
             running: RefCell::default(),
             policy: RefCell::new(policy),
             sources: RefCell::default(),
@@ -166,9 +202,31 @@ impl Host {
         Arc::clone(&self.observer)
     }
 
-    /// Sends an event.
+    /// Sends an event. Its text comes from a script: what a terminal would obey is made visible first.
     pub fn emit(&self, event: Event) {
-        self.observer.event(event);
+        self.observer.event(match event {
+            Event::Print(text) => {
+                // A flood is ended by the next operation; until then it is dropped.
+                self.lines.set(self.lines.get() + 1);
+                self.printed.set(self.printed.get().saturating_add(text.len()));
+                if self.flooded() {
+                    return;
+                }
+                Event::Print(plain(&text).into_owned())
+            }
+            Event::Warn(text) => {
+                let text: String = text.chars().take(LONGEST_NOTE).collect();
+                Event::Warn(plain(&text).into_owned())
+            }
+            Event::Picture { picture, caption } => {
+                Event::Picture { picture, caption: plain(&caption).replace('\n', " ") }
+            }
+            other => other,
+        });
+    }
+
+    fn flooded(&self) -> bool {
+        self.lines.get() > MAX_LINES || self.printed.get() > MAX_PRINTED
     }
 
     /// Warns, unless this was said before in the same cell or recipe.
@@ -182,6 +240,21 @@ impl Host {
     /// Shows a picture.
     pub fn show(&self, picture: Arc<RgbImage>, caption: impl Into<String>) {
         self.emit(Event::Picture { picture, caption: caption.into() });
+    }
+
+    /// An error if one more file of that many bytes is more than a run may save. Call it before the file is written.
+    pub fn may_save(&self, op: &str, bytes: u64) -> Result<(), Error> {
+        let all = self.saved_bytes.get().saturating_add(bytes);
+        if self.saved.borrow().len() < MAX_FILES && all <= MAX_SAVED {
+            self.saved_bytes.set(all);
+            return Ok(());
+        }
+        Err(Error::new(crate::engine::Kind::Budget, op, "this run has saved too many files")
+            .expected(format!(
+                "at most {MAX_FILES} files and {}",
+                super::types::size(usize::try_from(MAX_SAVED).unwrap_or(usize::MAX))
+            ))
+            .hint("grid(pictures) puts many into one file"))
     }
 
     /// Notes a written file.
@@ -211,6 +284,10 @@ impl Host {
         self.usage.set(false);
         self.warned.borrow_mut().clear();
         self.saved.borrow_mut().clear();
+        self.saved_bytes.set(0);
+        self.lines.set(0);
+        self.printed.set(0);
+        self.stopped.replace(None);
         self.last.replace(None);
         self.deadline.set(self.settings.max_time.map(|t| Instant::now() + t));
     }
@@ -218,6 +295,7 @@ impl Host {
     /// Says that an engine call was made: the script is not in an endless loop.
     pub fn worked(&self) {
         self.operations.set(0);
+        self.worked_at.set(Instant::now());
         if let Some(held) = allocated() {
             self.base.set(held);
         }
@@ -228,25 +306,54 @@ impl Host {
         self.limit.set(limit);
     }
 
-    /// Bytes that the process may hold.
+    /// Bytes that the process may hold: `--max-memory`, else what the cgroup or the machine has.
     pub fn memory_limit(&self) -> Option<u64> {
-        self.settings.max_memory
+        static MACHINE: OnceLock<Option<u64>> = OnceLock::new();
+        self.settings.max_memory.or_else(|| *MACHINE.get_or_init(device::memory_limit))
     }
 
-    /// An error if `bytes` more would pass the memory budget. Call it before a large tensor is made.
+    /// An error if `bytes` more would pass the memory budget, or are more than the machine has left. Call it before a
+    /// large tensor is made.
     pub fn reserve(&self, op: &str, bytes: u64) -> Result<(), Error> {
-        let (Some(limit), Some(held)) = (self.memory_limit(), allocated()) else { return Ok(()) };
-        if held.saturating_add(bytes) <= limit {
+        let size = |b: u64| super::types::size(usize::try_from(b).unwrap_or(usize::MAX));
+        let held = allocated().unwrap_or(0);
+        let refused = |expected: String| {
+            Error::new(crate::engine::Kind::Budget, op, "this would pass the memory budget")
+                .expected(expected)
+                .got(format!("{} held, {} more wanted", size(held), size(bytes)))
+                .hint("take a smaller size or n, or give a larger --max-memory")
+        };
+        if let Some(limit) = self.memory_limit().filter(|l| held.saturating_add(bytes) > *l) {
+            return Err(refused(format!("at most {} in all", size(limit))));
+        }
+        if bytes < LARGE {
             return Ok(());
         }
-        Err(Error::new(crate::engine::Kind::Budget, op, "this would pass the memory budget")
-            .expected(format!("at most {} in all", super::types::size(limit as usize)))
-            .got(format!(
-                "{} held, {} more wanted",
-                super::types::size(held as usize),
-                super::types::size(bytes as usize)
-            ))
-            .hint("take a smaller size or n, or give a larger --max-memory"))
+        match device::memory_available() {
+            Some(free) if bytes > free => Err(refused(format!("at most {} more: what is free", size(free)))
+                .hint("take a smaller size or n, or free memory: :free NAME")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the variables in sight should be walked again (see [`super::depth`]). Asked at every access to one.
+    pub fn is_walk_due(&self) -> bool {
+        let n = self.accesses.get() + 1;
+        let due = n >= super::depth::INTERVAL;
+        self.accesses.set(if due { 0 } else { n });
+        due
+    }
+
+    /// Notes why the run is ended, and makes the error that ends it: one that no script can catch.
+    pub fn stop(&self, stop: Stop) -> Box<EvalAltResult> {
+        let token = Dynamic::from(stop.clone());
+        self.stopped.replace(Some(stop));
+        EvalAltResult::ErrorTerminated(token, Position::NONE).into()
+    }
+
+    /// Why the run was ended, if it was: taken out.
+    pub fn take_stopped(&self) -> Option<Stop> {
+        self.stopped.take()
     }
 
     /// The deadline's stop, if it has passed.
@@ -262,25 +369,35 @@ impl Host {
 
     /// Called by Rhai for every operation: whether to stop.
     pub fn progress(&self) -> Option<Dynamic> {
+        let stop = self.look()?;
+        self.stopped.replace(Some(stop.clone()));
+        Some(Dynamic::from(stop))
+    }
+
+    fn look(&self) -> Option<Stop> {
         let n = self.operations.get() + 1;
         self.operations.set(n);
         if self.cancel.is_set() {
-            return Some(Dynamic::from(self.out_of_time().unwrap_or(Stop::Cancelled)));
+            return Some(self.out_of_time().unwrap_or(Stop::Cancelled));
         }
         if n > self.limit.get() {
-            return Some(Dynamic::from(Stop::Operations(n)));
+            return Some(Stop::Operations(n));
+        }
+        if self.flooded() {
+            return Some(Stop::Output);
         }
         if let Some(held) = allocated() {
             let grown = held.saturating_sub(self.base.get());
             if grown > GROWTH {
-                return Some(Dynamic::from(Stop::Memory { held: grown, limit: GROWTH }));
+                return Some(Stop::Memory { held: grown, limit: GROWTH });
             }
             if let Some(limit) = self.memory_limit().filter(|l| held > *l) {
-                return Some(Dynamic::from(Stop::Memory { held, limit }));
+                return Some(Stop::Memory { held, limit });
             }
         }
         if n.is_multiple_of(256) {
-            return self.out_of_time().map(Dynamic::from);
+            let idle = self.worked_at.get().elapsed() > IDLE;
+            return self.out_of_time().or(idle.then_some(Stop::Operations(n)));
         }
         None
     }

@@ -6,15 +6,19 @@
 
 pub mod args;
 pub mod bind;
+pub mod builtins;
 pub mod catalog;
 pub mod check;
 pub mod complete;
+pub mod costs;
+pub mod depth;
 pub mod engine;
 pub mod errors;
 pub mod explain;
 pub mod files;
 pub mod host;
 pub mod modules;
+pub mod names;
 pub mod native;
 pub mod options;
 pub mod recipes;

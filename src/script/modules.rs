@@ -15,6 +15,9 @@ use super::host::Host;
 use crate::engine::error::Error;
 use crate::engine::observe::Event;
 
+/// Longest script file, bytes.
+pub const MAX_TEXT: u64 = 4 << 20;
+
 /// Modules that come with the program: name and text. A module may call those above it.
 pub const LIBRARY: &[(&str, &str)] = &[
     ("mix", include_str!("../../stdlib/mix.rhai")),
@@ -120,19 +123,33 @@ impl ModuleResolver for Resolver {
         for file in candidates(source, path) {
             if file.is_file() {
                 let own = [user_folder(), source.map(Path::new).and_then(Path::parent).map(folder)];
-                let real = self.host.policy.borrow().readable("import", &file).or_else(|e| {
-                    let inside = own.iter().flatten().any(|folder| lies_in(&file, folder));
-                    if inside { Ok(file.clone()) } else { Err(super::errors::throw(e)) }
-                })?;
-                let real = real.canonicalize().unwrap_or(real);
+                let policy = match own.into_iter().flatten().find(|folder| lies_in(&file, folder)) {
+                    Some(folder) => self.host.policy.borrow().and_below(&folder),
+                    None => self.host.policy.borrow().clone(),
+                };
+                let bytes = policy.read("import", &file, MAX_TEXT).map_err(super::errors::throw)?;
+                let real = file.canonicalize().unwrap_or_else(|_| file.clone());
                 let _open = Opened::new(&self.host, &real, path)?;
-                let text = std::fs::read_to_string(&real).map_err(|_| not_found())?;
+                let text = String::from_utf8(bytes).map_err(|_| {
+                    super::errors::throw(Error::file("import", &file, "this is not a text").expected("UTF-8"))
+                })?;
                 return build(engine, &self.host, &file.display().to_string(), &text);
             }
         }
         let (_, text) = LIBRARY.iter().find(|(n, _)| *n == bare).ok_or_else(not_found)?;
         build(engine, &self.host, &format!("stdlib/{bare}.rhai"), text)
     }
+}
+
+/// The text of the module that an import in `source` means, for checks: read, never run. `None`: there is none;
+/// `Some(None)`: it is there, and what is wrong with it is told when it is imported.
+pub fn text_of(source: &str, path: &str) -> Option<Option<String>> {
+    if let Some(file) = candidates(Some(source), path).into_iter().find(|f| f.is_file()) {
+        let short = file.metadata().is_ok_and(|m| m.len() <= MAX_TEXT);
+        return Some(short.then(|| std::fs::read_to_string(&file).ok()).flatten());
+    }
+    let bare = path.strip_prefix("std/").unwrap_or(path);
+    LIBRARY.iter().find(|(n, _)| *n == bare).map(|(_, t)| Some((*t).to_string()))
 }
 
 fn candidates(source: Option<&str>, path: &str) -> Vec<PathBuf> {

@@ -84,22 +84,28 @@ fn stem_of(path: &Path) -> String {
 }
 
 fn read_file(path: &Path) -> Result<(String, Option<PathBuf>, String), Report> {
-    let text = std::fs::read_to_string(path).map_err(|e| {
+    let bad = |e: &dyn std::fmt::Display| {
         Report::new("file", format!("{}: {e}", path.display()))
             .exit(Exit::Usage)
             .hint("a recipe is a text file in the Rhai language")
-    })?;
+    };
+    let length = path.metadata().map_err(|e| bad(&e))?.len();
+    if length > super::modules::MAX_TEXT {
+        return Err(bad(&"the file is too long for a recipe"));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| bad(&e))?;
     Ok((stem_of(path), Some(path.to_path_buf()), text))
 }
 
 /// The text of `scumble run RECIPE --help`; `column` holds the loaded model's measured defaults.
 pub fn help(recipe: &Recipe, column: Option<&Column>) -> String {
-    option_help::render(recipe, column)
+    // The text comes from a file that nobody has looked at yet.
+    crate::report::plain(&option_help::render(recipe, column)).into_owned()
 }
 
 /// The first line of a recipe's header: paper, authors, year.
 pub fn summary(recipe: &Recipe) -> String {
-    recipe.header.lines().next().unwrap_or_default().trim().to_string()
+    crate::report::plain(recipe.header.lines().next().unwrap_or_default().trim()).into_owned()
 }
 
 /// The options of a recipe; empty if there is no such recipe.

@@ -91,7 +91,7 @@ impl Session {
         let hidden = scan::ends_with_semicolon(code);
         let outcome = self.outcome(&value, hidden).map_err(Box::new)?;
         if !value.is_unit() {
-            self.scope.set_value("ans", value);
+            self.set_ans(value);
         }
         Ok(outcome)
     }
@@ -103,10 +103,19 @@ impl Session {
         }
         match self.host.take_last() {
             Some(z) => {
-                self.scope.set_value("ans", z);
+                self.set_ans(Dynamic::from(z));
                 report.hint("ans holds the latent of the last step: m.decode(ans) shows it")
             }
             None => report,
+        }
+    }
+
+    /// Sets `ans`. Where a cell has made a constant of it, a new one hides the old: changing that would be a panic.
+    fn set_ans(&mut self, value: Dynamic) {
+        if self.scope.is_constant("ans") == Some(true) {
+            self.scope.push_dynamic("ans", value);
+        } else {
+            self.scope.set_value("ans", value);
         }
     }
 
@@ -198,7 +207,8 @@ impl Session {
         if !hidden && !value.is_unit() {
             // A text of several lines (a table, a diff) is shown as it is.
             let text = value.read_lock::<rhai::ImmutableString>().filter(|t| t.contains('\n'));
-            outcome.text = Some(text.map_or_else(|| types::line(value), |t| t.to_string()));
+            let text = text.map_or_else(|| types::line(value), |t| t.to_string());
+            outcome.text = Some(crate::report::plain(&text).into_owned());
             outcome.pictures = bind::pictures(value).map_err(|e| super::errors::from_engine(&e))?;
         }
         Ok(outcome)
@@ -219,14 +229,20 @@ impl Session {
             self.note_functions(&ast);
             self.engine.register_global_module(ast.shared_lib().clone());
         }
-        if cell {
-            self.keep_imports(name, &ast)?;
-        }
         self.host.begin();
         let watch = Watchdog::start(&self.host);
-        let engine = &self.engine;
-        let result = catch_unwind(AssertUnwindSafe(|| engine.eval_ast_with_scope::<Dynamic>(scope, &ast)));
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            if cell {
+                self.keep_imports(&ast)?;
+            }
+            self.engine.eval_ast_with_scope::<Dynamic>(scope, &ast)
+        }));
         let timed_out = watch.finish();
+        // A native that calls back may have swallowed the error that ends the run.
+        let result = match (result, self.host.take_stopped()) {
+            (Ok(Ok(_)), Some(stop)) => Ok(Err(self.host.stop(stop))),
+            (result, _) => result,
+        };
         match result {
             Ok(Ok(value)) => Ok(value.flatten()),
             Ok(Err(error)) => {
@@ -281,18 +297,14 @@ impl Session {
     }
 
     /// `import "x" as y` at the prompt: Rhai forgets it at the end of the cell, so `y` becomes a static module.
-    fn keep_imports(&mut self, name: &str, ast: &AST) -> Result<(), Report> {
+    fn keep_imports(&mut self, ast: &AST) -> Result<(), Box<rhai::EvalAltResult>> {
         for stmt in ast.statements() {
             let Stmt::Import(x, position) = stmt else { continue };
             let (Expr::StringConstant(path, _), alias) = (&x.0, &x.1) else { continue };
-            if alias.name.is_empty() {
-                continue;
+            if !alias.name.is_empty() {
+                let module = self.resolve(path, *position)?;
+                self.engine.register_static_module(alias.name.as_str(), module);
             }
-            let module = self.resolve(path, *position).map_err(|e| {
-                let sources = self.host.sources.borrow();
-                from_eval(*e, &Context { sources: &sources, current: name, names: &[] })
-            })?;
-            self.engine.register_static_module(alias.name.as_str(), module);
         }
         Ok(())
     }
@@ -309,7 +321,7 @@ impl Session {
             .map(|(name, _, value)| Variable {
                 name: name.into(),
                 kind: types::name(value),
-                detail: types::line(value),
+                detail: crate::report::plain(&types::line(value)).into_owned(),
                 bytes: types::bytes(value),
             })
             .collect()
@@ -318,7 +330,7 @@ impl Session {
     /// Drops a variable's value. `false` if there is no such variable.
     pub fn free(&mut self, name: &str) -> bool {
         if name == "ans" {
-            self.scope.set_value("ans", Dynamic::UNIT);
+            self.set_ans(Dynamic::UNIT);
             return true;
         }
         if name == "args" || !self.scope.contains(name) {

@@ -4,6 +4,7 @@
 mod bad_models;
 mod cli;
 mod contract;
+mod fuzz;
 mod gradients;
 mod layers;
 mod licences;
@@ -14,6 +15,8 @@ mod prompt;
 mod recipes;
 mod script;
 mod signals;
+mod snapshots;
 #[cfg(target_os = "linux")]
 mod terminal;
 mod tokenizer;
+mod trust;

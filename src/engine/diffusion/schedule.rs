@@ -123,6 +123,9 @@ impl Schedule {
     /// `sqrt(ab) x0 + sqrt(1 - ab) noise` at level `i`. Errors: no such level, shapes that differ.
     pub fn add_noise(&self, x0: &Latent, noise: &Latent, i: usize) -> Result<Latent> {
         let ab = self.alpha_bar(i)?;
+        if x0.dims().1 != noise.dims().1 || x0.dims().2 != noise.dims().2 || x0.dims().3 != noise.dims().3 {
+            Latent::same_shape("add_noise", x0, noise)?;
+        }
         let x0 = x0.expand_batch("add_noise", noise.dims().0)?;
         Latent::same_shape("add_noise", &x0, noise)?;
         x0.scale(ab.sqrt())?.add(&noise.scale((1.0 - ab).sqrt())?)

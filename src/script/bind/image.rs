@@ -32,6 +32,9 @@ impl Handle for Picture {
     }
 }
 
+/// Largest picture file that is read, bytes.
+const MAX_FILE: u64 = 256 << 20;
+
 fn open(host: &Host, name: &str) -> Result<Picture> {
     let path = Path::new(name);
     if name.trim().is_empty() {
@@ -42,18 +45,17 @@ fn open(host: &Host, name: &str) -> Result<Picture> {
     {
         return Picture::from_bytes(&bytes, name, &Device::Cpu);
     }
-    let real = host.policy.borrow().readable("open", path).map_err(|e| {
+    // Messages name the file as it was written, not its real path.
+    let bytes = host.policy.borrow().read("open", path, MAX_FILE).map_err(|e| {
         let names = shipped::names();
         match crate::script::catalog::nearest(name, names.iter().map(String::as_str)) {
             Some(near) if !path.exists() => e.hint(format!("did you mean {near}, which comes with scumble?")),
             _ => e,
         }
     })?;
-    // Messages name the file as it was written, not its real path.
-    if real.is_dir() {
-        return Err(Error::file("open", path, "this is a folder, not a picture"));
-    }
-    let bytes = std::fs::read(&real).map_err(|e| Error::file("open", path, e))?;
+    // A small file may hold a huge picture: its size is read, and held against the budget, before its pixels are.
+    let (w, h) = Picture::size_in(&bytes, name)?;
+    host.reserve("open", crate::script::costs::picture(u64::from(w), u64::from(h), 1))?;
     Picture::from_bytes(&bytes, name, &Device::Cpu)
 }
 
@@ -92,6 +94,7 @@ fn write(host: &Host, op: &str, picture: &RgbImage, path: &Path) -> Result<PathB
         Some(_) => PathBuf::from(format!("{}.png", path.display())),
     };
     let bytes = png::encode(picture, Some(&record(host)))?;
+    host.may_save(op, bytes.len() as u64)?;
     let saved = host.policy.borrow().write_new(op, &named, &bytes)?;
     host.note_saved(&saved);
     Ok(saved)

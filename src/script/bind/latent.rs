@@ -24,15 +24,13 @@ impl Handle for Latent {
 }
 
 fn blend(a: &Latent, b: &Latent, x: &Either<f64, Picture>) -> Result<Latent> {
-    let n = a.dims().0.max(b.dims().0);
-    let (a, b) = (a.expand_batch("blend", n)?, b.expand_batch("blend", n)?);
     match x {
-        Either::Left(x) => Latent::blend(&a, &b, *x),
+        Either::Left(x) => Latent::blend(a, b, *x),
         Either::Right(mask) => {
             let (_, _, h, w) = b.dims();
             // The mean of the colors, at the latent's size.
             let mask = mask.fit(w, h)?.tensor().mean_keepdim(1)?;
-            Latent::blend_mask(&a, &b, &mask.to_device(b.tensor().device())?.to_dtype(b.tensor().dtype())?)
+            Latent::blend_mask(a, b, &mask.to_device(b.tensor().device())?.to_dtype(b.tensor().dtype())?)
         }
     }
 }

@@ -19,6 +19,7 @@ use ::image::RgbImage;
 use rhai::{Dynamic, Engine};
 
 pub use model::Models;
+pub use tensor::Tensor;
 
 use super::options::{Opt, Options, Val};
 use super::registry::Registry;

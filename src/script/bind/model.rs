@@ -1,7 +1,7 @@
 //! Models: loading, encoding, predicting, decoding.
 
 use std::cell::RefCell;
-use std::path::Path;
+use std::path::{Component, Path};
 
 use candle_core::DType;
 use rhai::{Dynamic, Map, NativeCallContext};
@@ -62,18 +62,16 @@ impl Handle for Model {
     }
 }
 
-/// Values that predicting and decoding hold at once, per pixel of the picture, roughly (the decoder's last blocks are
-/// the largest): a batch that cannot fit is refused before it is made.
-const VALUES: u64 = 200;
-
 fn load(host: &Host, spec: &str) -> Result<Model> {
     if let Some(loaded) = host.models.0.borrow().as_ref().filter(|l| l.spec == spec) {
         return Ok(loaded.model.clone());
     }
     let settings = host.settings();
     // A folder that a recipe computes is a path like any other; what the command line names may be read.
-    if spec != settings.model && Path::new(spec).exists() {
-        host.policy.borrow().readable("load", Path::new(spec))?;
+    let path = Path::new(spec);
+    let outside = path.is_absolute() || path.components().any(|c| c == Component::ParentDir);
+    if spec != settings.model && (outside || path.exists()) {
+        host.policy.borrow().readable_tree("load", path)?;
     }
     let (device, line) = device::open(&settings.device)?;
     let dtype = match settings.dtype.as_str() {
@@ -107,7 +105,15 @@ fn load(host: &Host, spec: &str) -> Result<Model> {
     Ok(model)
 }
 
+/// Longest prompt, bytes: far more than any positions hold, and little enough for the tokenizer.
+const MAX_PROMPT: usize = 1 << 16;
+
 pub(super) fn encode_text(host: &Host, m: &Model, words: &str) -> Result<Embedding> {
+    if words.len() > MAX_PROMPT {
+        return Err(Error::value("encode", "the prompt is too long")
+            .expected(format!("at most {MAX_PROMPT} bytes"))
+            .got(format!("{} bytes", words.len())));
+    }
     let text = m.encode_text(words)?;
     if let Some(cut) = text.cut() {
         host.emit(Event::Warn(format!(
@@ -155,7 +161,7 @@ pub(super) fn schedule(m: &Model, steps: &Either<usize, Options>, opts: &Opts) -
     m.schedule(n, options)
 }
 
-pub(super) fn noise(host: &Host, m: &Model, seed: &Either<u64, Options>, opts: &Opts) -> Result<Latent> {
+pub(super) fn noise(m: &Model, seed: &Either<u64, Options>, opts: &Opts) -> Result<Latent> {
     let (seed, n, given, rng) = match seed {
         Either::Left(seed) => (*seed, 1, None, None),
         Either::Right(o) => (
@@ -169,8 +175,6 @@ pub(super) fn noise(host: &Host, m: &Model, seed: &Either<u64, Options>, opts: &
     let n = opts.or("n", n)?;
     let given = opts.get::<Dynamic>("size")?.or(given);
     let size = size("noise", given.as_ref())?;
-    let (w, h) = size.unwrap_or((m.size(), m.size()));
-    host.reserve("noise", (n as u64).saturating_mul((w * h) as u64 * VALUES * 4))?;
     m.noise(rng, seed, n, size)
 }
 
@@ -208,6 +212,10 @@ fn site(m: &Model, site: &Site) -> Map {
 fn similarity(m: &Model, picture: &Picture, what: &Either<String, Picture>) -> Result<Either<f64, Vec<f64>>> {
     let pictures = m.picture_features(picture)?.to_dtype(DType::F32)?;
     let other = match what {
+        Either::Left(words) if words.len() > MAX_PROMPT => {
+            return Err(Error::value("similarity", "the text is too long")
+                .expected(format!("at most {MAX_PROMPT} bytes")));
+        }
         Either::Left(words) => m.text_features(words)?,
         Either::Right(other) => m.picture_features(&other.index(0)?)?,
     };
@@ -275,7 +283,6 @@ pub fn register(r: &mut Registry) {
     .example("load(\"emoji\").schedule(4, #{ sampler: \"plms\" }) // error: no sampler plms")
     .see(&["Schedule", "noise"])
     .bind(|m: Model, steps: Either<usize, Options>, o: Opts| schedule(&m, &steps, &o));
-    let host = r.host();
     r.def(
         "m.noise(seed)",
         "Starting noise, the same as torch's CPU generator gives for this seed. Given the options of a recipe, it takes \
@@ -288,7 +295,7 @@ pub fn register(r: &mut Registry) {
     .example("let m = load(\"emoji\");\ndistance(m.noise(8), m.noise(7, #{ n: 2 }).pick(1)) // => 0.0")
     .see(&["schedule", "add_noise"])
     .work()
-    .bind(move |m: Model, seed: Either<u64, Options>, o: Opts| noise(&host, &m, &seed, &o));
+    .bind(|m: Model, seed: Either<u64, Options>, o: Opts| noise(&m, &seed, &o));
     r.def(
         "m.predict(z, t, text)",
         "The noise eps that the UNet sees in `z` at training timestep `t` under the prompt, whatever the network's own target \

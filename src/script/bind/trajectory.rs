@@ -133,7 +133,7 @@ fn sample(
     let from = o.or("from", 0usize)?;
     let z = match o.get::<Latent>("latent")? {
         Some(z) => z,
-        None if from == 0 => s.start(&model::noise(host, m, &seed, o)?)?,
+        None if from == 0 => s.start(&model::noise(m, &seed, o)?)?,
         None => {
             let error = Error::value("sample", "a run that begins in the middle needs its latent");
             return Err(error.hint("#{ from: 20, latent: s.add_noise(x0, noise, 20) }").into());

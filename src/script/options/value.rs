@@ -102,7 +102,7 @@ impl Val {
                 .map(Val::Map),
             Expr::FnCall(call, _) if call.name == "-" && call.args.len() == 1 => {
                 match Val::from_expr(&call.args[0])? {
-                    Val::Int(i) => Some(Val::Int(-i)),
+                    Val::Int(i) => i.checked_neg().map(Val::Int),
                     Val::Float(x) => Some(Val::Float(-x)),
                     _ => None,
                 }
