@@ -14,6 +14,7 @@ mod prompt;
 mod recipes;
 mod script;
 mod signals;
+mod studies;
 #[cfg(target_os = "linux")]
 mod terminal;
 mod tokenizer;
