@@ -83,7 +83,7 @@ fn errors_say_what_to_give() {
 fn every_study_and_every_application_runs() {
     let dir = tempfile::tempdir().unwrap();
     for study in ["k", "nu", "s", "seeds", "task", "progress"] {
-        let outcome = run(dir.path(), "magicmix_grid", &[&format!("study={study}"), "steps=4"]);
+        let outcome = run(dir.path(), "magicmix_grid", &[&format!("study={study}"), "steps=5"]);
         assert!(outcome.unwrap_or_else(|e| panic!("{study}: {e}")).saved.len() == 1);
     }
     for what in ["signs", "objects", "breeds", "removal", "text", "failures"] {
