@@ -38,7 +38,6 @@ pub fn create(host: &Rc<Host>) -> Engine {
     builtins::install(&mut engine, host);
     events(&mut engine, host);
     unknown_functions(&mut engine, host);
-    captured_handles(&mut engine);
     modules::install(&mut engine, host);
     engine
 }
@@ -66,17 +65,6 @@ pub fn words(engine: &mut Engine) {
     });
 }
 
-/// A variable that a closure captures is shared, and Rhai locks a shared receiver for the whole call: in
-/// `m.tune(..., |x| m.predict(...))` the closure could not use `m`. Our own values never change, so that nothing needs the
-/// lock: such a variable is handed out as the shared cell itself, which can be read, and assigned to, at any time.
-fn captured_handles(engine: &mut Engine) {
-    #[allow(deprecated, reason = "Rhai marks volatile interfaces this way; its version is pinned")]
-    engine.on_var(|name, _, context| {
-        let captured = context.scope().get(name).filter(|v| v.is_shared() && types::is_handle(v));
-        Ok(captured.cloned())
-    });
-}
-
 fn events(engine: &mut Engine, host: &Rc<Host>) {
     let h = Rc::clone(host);
     engine.on_print(move |text| h.emit(Event::Print(text.to_string())));
@@ -90,16 +78,19 @@ fn events(engine: &mut Engine, host: &Rc<Host>) {
     engine.on_progress(move |_| h.progress());
     let h = Rc::clone(host);
     #[allow(deprecated, reason = "Rhai marks volatile interfaces this way; its version is pinned")]
-    engine.on_var(move |_, _, cx| {
-        if !h.is_walk_due() {
-            return Ok(None);
+    engine.on_var(move |name, _, cx| {
+        if h.is_walk_due() {
+            let variables = cx.scope().iter_raw().map(|(_, _, value)| value);
+            match depth::walk(variables.chain(cx.this_ptr())) {
+                depth::Found::Fine => {}
+                depth::Found::TooDeep => return Err(h.stop(Stop::Deep)),
+                depth::Found::TooMany => return Err(h.stop(Stop::Many)),
+            }
         }
-        let variables = cx.scope().iter_raw().map(|(_, _, value)| value);
-        match depth::walk(variables.chain(cx.this_ptr())) {
-            depth::Found::Fine => Ok(None),
-            depth::Found::TooDeep => Err(h.stop(Stop::Deep)),
-            depth::Found::TooMany => Err(h.stop(Stop::Many)),
-        }
+        // A variable that a closure captures is shared, and Rhai locks a shared receiver for the whole call: in
+        // `m.tune(..., |x| m.predict(...))` the closure could not use `m`. Our own values never change, so that nothing
+        // needs the lock: such a variable is handed out as the shared cell itself, to be read and assigned at any time.
+        Ok(cx.scope().get(name).filter(|v| v.is_shared() && !v.is_locked() && types::is_handle(v)).cloned())
     });
 }
 

@@ -150,7 +150,16 @@ pub fn list() -> String {
          Tab completes. Alt-Enter adds a line. Ctrl-R searches earlier input.\n\
          Ctrl-C stops what runs after its step and keeps everything.\n",
     );
-    out.push_str(&format!("Recipes: {}", recipes::names().join(", ")));
+    let mut line = String::from("Recipes:");
+    for name in recipes::names() {
+        if line.chars().count() + name.len() > 78 {
+            out.push_str(&line);
+            line = String::from("\n        ");
+        }
+        line.push(' ');
+        line.push_str(name);
+    }
+    out.push_str(&line);
     out
 }
 

@@ -12,7 +12,7 @@ use scumble::script::{Outcome, Session, Settings, recipes, thread};
 
 use crate::script::{Ear, session};
 
-type Run = Result<Outcome, Box<Report>>;
+pub type Run = Result<Outcome, Box<Report>>;
 
 fn args(list: &[&str]) -> Vec<(String, String)> {
     list.iter()
@@ -24,12 +24,12 @@ fn args(list: &[&str]) -> Vec<(String, String)> {
 }
 
 /// Runs a recipe in a fresh session below `dir`.
-fn run(dir: &Path, recipe: &str, list: &[&str]) -> Run {
+pub fn run(dir: &Path, recipe: &str, list: &[&str]) -> Run {
     thread::run(|| session(dir).0.run(recipe, &args(list)))
 }
 
 /// The pixels that a recipe saved.
-fn pixels(recipe: &str, list: &[&str]) -> Vec<u8> {
+pub fn pixels(recipe: &str, list: &[&str]) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let outcome = run(dir.path(), recipe, list).unwrap_or_else(|e| panic!("{e}"));
     let saved = outcome.saved.last().unwrap();
@@ -37,7 +37,7 @@ fn pixels(recipe: &str, list: &[&str]) -> Vec<u8> {
 }
 
 /// Largest difference of two pictures, in 255ths.
-fn differ(a: &[u8], b: &[u8]) -> u8 {
+pub fn differ(a: &[u8], b: &[u8]) -> u8 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| a.abs_diff(*b)).max().unwrap()
 }
