@@ -16,8 +16,8 @@ use super::{Input, Way};
 const SESSION: u64 = 400;
 const VARIABLES: u64 = 25;
 
-/// Longest time that an input may take, the stop after [`TIME`] included.
-const SLOW: Duration = Duration::from_secs(3);
+/// Longest time that an input may take, the stop after [`TIME`] included; a busy machine is slow without a fault of ours.
+const SLOW: Duration = Duration::from_secs(20);
 
 /// When an input is stopped.
 const TIME: Duration = Duration::from_millis(25);
