@@ -90,9 +90,15 @@ pub fn threads() -> usize {
 /// Bytes of memory this process may use: the cgroup's limit or the machine's, whichever is less. `None` where unknown.
 pub fn memory_limit() -> Option<u64> {
     let number = |path: &str| std::fs::read_to_string(Path::new(path)).ok()?.trim().parse::<u64>().ok();
-    let cgroup = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
-        .iter()
-        .find_map(|p| number(p));
+    // A job's own group may lie deep below the root (SLURM, systemd): the tightest limit on the way counts.
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = own.lines().find_map(|l| l.strip_prefix("0::/")).unwrap_or_default();
+    let mut paths: Vec<String> = Path::new(own)
+        .ancestors()
+        .map(|p| Path::new("/sys/fs/cgroup").join(p).join("memory.max").display().to_string())
+        .collect();
+    paths.push("/sys/fs/cgroup/memory/memory.limit_in_bytes".into());
+    let cgroup = paths.iter().filter_map(|p| number(p)).min();
     let total = meminfo("MemTotal");
     match (cgroup, total) {
         (Some(c), Some(t)) => Some(c.min(t)),

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use scumble::script::host::{Host, MAX_FILES, MAX_SAVED};
 use scumble::script::{catalog, thread};
 
 use crate::script::session;
@@ -111,4 +112,32 @@ fn every_function_that_calls_back_has_a_test_with_its_receiver() {
         })
         .collect();
     assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_refused_and_not_waited_for() {
+    let dir = tempfile::tempdir_in(".").unwrap();
+    let pipe = dir.path().join("pipe.png");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let start = std::time::Instant::now();
+    let text = fails(dir.path(), &format!("open(\"{}\")", pipe.display()));
+    assert!(text.contains("this is a device or a pipe"), "{text}");
+    assert!(start.elapsed().as_secs() < 10, "it waited");
+}
+
+#[test]
+fn saving_has_an_end_and_memory_a_limit_without_a_flag() {
+    let host = Host::idle();
+    host.may_save("save", 1 << 20).unwrap();
+    let e = host.may_save("save", MAX_SAVED).unwrap_err();
+    assert_eq!(e.kind().name(), "budget");
+    assert!(e.to_string().contains("too many files"), "{e}");
+    (0..MAX_FILES).for_each(|i| host.note_saved(Path::new(&format!("{i}.png"))));
+    assert!(host.may_save("save", 1).is_err());
+    host.begin();
+    host.may_save("save", 1).unwrap();
+    assert!(host.memory_limit().is_some_and(|l| l > 1 << 20));
+    let e = host.reserve("noise", u64::MAX).unwrap_err();
+    assert_eq!(e.kind().name(), "budget");
 }
