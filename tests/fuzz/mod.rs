@@ -1,7 +1,7 @@
 //! The fuzzer of the script host: inputs from a grammar that knows the catalogue, and mutations of every script that
 //! ships or is a test. Every input follows from a seed and its number, so that a fault can be made again.
 //!
-//! `tests/it/fuzz.rs` runs some thousand inputs as an ordinary test; `cargo run --release --example fuzz` runs many, in
+//! `tests/it/fuzz.rs` runs some thousand inputs as an ordinary test; `cargo bench --bench fuzz` runs many, in
 //! processes of their own, and saves what ends one.
 #![allow(dead_code, reason = "shared by the test and the example")]
 
