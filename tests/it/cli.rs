@@ -109,6 +109,17 @@ fn a_picture_that_is_no_picture() {
     );
 }
 
+/// Ten thousand latents of 64 KiB, made and dropped: memory stays flat. Kept, they do not fit.
+#[test]
+fn dropped_values_leave_no_memory_behind() {
+    let start = "let z = load(\"emoji\").noise(0, #{ size: 256 });";
+    let dropped = format!("{start} for i in 0..10000 {{ let y = z * 0.5; let k = y + z; }} 1");
+    assert_eq!(out(&run(&["--max-memory", "300M", "-e", &dropped])), "1\n");
+    let kept = format!("{start} let all = []; for i in 0..10000 {{ all.push(z * 0.5); }} 1");
+    let output = run(&["--max-memory", "300M", "-e", &kept]);
+    assert!(!output.status.success() && err(&output).contains("memory"), "{}", err(&output));
+}
+
 #[test]
 fn values_prompts_and_scripts_from_stdin() {
     assert_eq!(out(&run(&["-e", "1 + 1"])), "2\n");
