@@ -5,7 +5,7 @@
 //! level with `alpha_bar = 1 / (1 + sigma^2)`. The rules by which a config spreads timesteps differ between diffusers'
 //! classes and are followed class by class.
 
-use super::train_schedule::{Spacing, TrainSchedule, linspace};
+use super::train_schedule::{Spacing, TrainSchedule, interpolate, linspace};
 use crate::engine::error::{Error, Result};
 
 /// How a step is computed.
@@ -50,9 +50,6 @@ const NAMES: [(&str, Method, bool); 7] = [
     ("dpmpp_2m_karras", Method::DpmPp2m, true),
     ("lcm", Method::Lcm, false),
 ];
-
-/// Steps that the models for [`Method::Lcm`] were distilled with, unless their config says otherwise.
-pub(super) const LCM_STEPS: usize = 50;
 
 impl Sampler {
     /// The sampler of that name. Errors: no such name.
@@ -213,14 +210,6 @@ fn karras(most: f64, least: f64, n: usize) -> Vec<f64> {
     let (from, to) = (most.powf(1.0 / 7.0), least.powf(1.0 / 7.0));
     let share = |i: usize| if n == 1 { 0.0 } else { i as f64 / (n - 1) as f64 };
     (0..n).map(|i| (from + share(i) * (to - from)).powi(7)).collect()
-}
-
-/// The value at a fractional index, linearly.
-pub(super) fn interpolate(list: &[f64], at: f64) -> f64 {
-    let low = (at.max(0.0) as usize).min(list.len() - 1);
-    let high = (low + 1).min(list.len() - 1);
-    let share = (at - low as f64).clamp(0.0, 1.0);
-    if share == 0.0 { list[low] } else { list[low] * (1.0 - share) + list[high] * share }
 }
 
 /// The fractional timestep of a sigma, linear in its logarithm between neighbours.

@@ -2,8 +2,10 @@
 
 use serde_json::Value;
 
-use super::sampler::{LCM_STEPS, interpolate};
 use crate::engine::error::{Error, Kind, Result};
+
+/// Steps that consistency models were distilled with, unless their config says otherwise.
+const LCM_STEPS: usize = 50;
 
 /// What the network was trained to predict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,6 +227,14 @@ impl TrainSchedule {
         let sigma = interpolate(&self.sigmas(), t);
         Ok(1.0 / (1.0 + sigma * sigma))
     }
+}
+
+/// The value at a fractional index, linearly.
+pub(super) fn interpolate(list: &[f64], at: f64) -> f64 {
+    let low = (at.max(0.0) as usize).min(list.len() - 1);
+    let high = (low + 1).min(list.len() - 1);
+    let share = (at - low as f64).clamp(0.0, 1.0);
+    if share == 0.0 { list[low] } else { list[low] * (1.0 - share) + list[high] * share }
 }
 
 /// numpy's linspace: multiples of one step, whose rounding decides which way a half goes later; the end is exact.
