@@ -12,6 +12,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use self::flags::{Cli, Command, Flags};
 use crate::engine::device;
 use crate::engine::observe::Cancel;
+use crate::engine::ops;
 use crate::report::{Exit, Report};
 use crate::script::{Settings, catalog, recipes, thread};
 use crate::term::probe::Typing;
@@ -38,6 +39,11 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return ExitCode::from(refused(&error)),
     };
+    // SAFETY: nothing has started a thread yet.
+    unsafe { device::settle_candle(cli.flags.threads.map_or_else(device::threads, usize::from)) };
+    if cli.flags.lean {
+        ops::keep_transformed(0);
+    }
     ExitCode::from(dispatch(cli))
 }
 

@@ -4,11 +4,12 @@ use std::io::Write;
 use std::panic;
 use std::process::ExitCode;
 
+use scumble::engine::memory::Reuse;
 use scumble::{cli, script, term, ui};
 
 /// Counts what the process holds, for `:mem`, the memory budget and the check before a large tensor is made.
 #[global_allocator]
-static MEMORY: cap::Cap<std::alloc::System> = cap::Cap::new(std::alloc::System, usize::MAX);
+static MEMORY: cap::Cap<Reuse> = cap::Cap::new(Reuse, usize::MAX);
 
 fn main() -> ExitCode {
     panic::set_hook(Box::new(tell));

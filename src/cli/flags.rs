@@ -114,6 +114,9 @@ pub struct Flags {
     /// Threads to compute with [default: the least of affinity, cgroup and SLURM_CPUS_PER_TASK]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+    /// Keep no transformed copies of the weights: less memory, somewhat slower
+    #[arg(long, global = true)]
+    pub lean: bool,
     /// Most memory to hold, like 2G or 500M [default: what the machine or the cgroup has]
     #[arg(long, global = true, value_name = "SIZE", value_parser = units::size)]
     pub max_memory: Option<u64>,

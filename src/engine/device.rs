@@ -87,6 +87,22 @@ pub fn threads() -> usize {
     slurm.map_or(cores, |s| s.min(cores))
 }
 
+/// Makes candle's own pool, which serves its elementwise operations, as wide as ours, and lets its threads sleep as soon as
+/// they have nothing to do: by default it takes all cores whatever `--threads` says, and spins between operations on
+/// cores that our kernels want. Variables that the user set stay as they are.
+///
+/// # Safety
+///
+/// It sets environment variables: no other thread may run yet.
+pub unsafe fn settle_candle(threads: usize) {
+    for (name, value) in [("CANDLE_NUM_THREADS", threads), ("CANDLE_BARRIER_POOL_SPIN_LIMIT", 1)] {
+        if std::env::var_os(name).is_none() {
+            // SAFETY: the caller promises that this is the only thread.
+            unsafe { std::env::set_var(name, value.to_string()) };
+        }
+    }
+}
+
 /// Bytes of memory this process may use: the cgroup's limit or the machine's, whichever is less. `None` where unknown.
 pub fn memory_limit() -> Option<u64> {
     let number = |path: &str| std::fs::read_to_string(Path::new(path)).ok()?.trim().parse::<u64>().ok();

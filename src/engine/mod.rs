@@ -6,6 +6,7 @@ pub mod draw;
 pub mod error;
 pub mod image;
 pub mod latent;
+pub mod memory;
 pub mod nets;
 pub mod observe;
 pub mod ops;

@@ -12,13 +12,20 @@ use super::math::Element;
 
 /// Bytes that all kept weights together may take. Layers that come later transform theirs at every call, or do
 /// without.
-const BUDGET: usize = 1 << 30;
+static BUDGET: AtomicUsize = AtomicUsize::new(1 << 30);
 
 /// Bytes up to which weights that cannot be kept are transformed at every call.
 const PER_CALL: usize = 64 << 20;
 
 /// Bytes that are kept now.
 static KEPT: AtomicUsize = AtomicUsize::new(0);
+
+/// Sets how many bytes the transformed copies of convolution weights may take together, in all models (1 GiB unless
+/// told otherwise). 0 is the lean mode: nothing is kept, and layers transform their weights at every call where that
+/// still pays. Copies that exist stay until their model goes.
+pub fn keep_transformed(bytes: usize) {
+    BUDGET.store(bytes, Ordering::Relaxed);
+}
 
 /// A part of the budget, given back when dropped.
 #[derive(Debug)]
@@ -27,7 +34,7 @@ struct Share(usize);
 impl Share {
     /// Takes `bytes` of the budget, if they are left.
     fn take(bytes: usize) -> Option<Self> {
-        let grow = |kept: usize| kept.checked_add(bytes).filter(|sum| *sum <= BUDGET);
+        let grow = |kept: usize| kept.checked_add(bytes).filter(|sum| *sum <= BUDGET.load(Ordering::Relaxed));
         KEPT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grow).ok().map(|_| Share(bytes))
     }
 }
