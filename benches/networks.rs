@@ -101,7 +101,8 @@ fn case(name: &str, model: &Path) -> Result<Pass> {
             Ok(Box::new(move || vae.decode(&z, &mut Hooks::none())))
         }
         "text" => {
-            let text = ClipText::new(&folder.weights("text_encoder")?.scope(), &folder.config("text_encoder"))?;
+            let text =
+                ClipText::new(&folder.weights("text_encoder")?.scope(), &folder.config("text_encoder"))?;
             let ids: Vec<u32> = (0..77).map(|i| 320 + i * 37).collect();
             Ok(Box::new(move || text.forward(&ids, &mut Hooks::none())))
         }
@@ -141,14 +142,15 @@ fn candle_case(name: &str, model: &Path) -> Result<Pass> {
     match name {
         "unet64" | "unet32" => {
             let side = if name == "unet64" { 64 } else { 32 };
-            let (unet, z, text) =
-                (unet(model)?, normal(1, &[2, 4, side, side])?, normal(2, &[2, 77, 768])?);
+            let (unet, z, text) = (unet(model)?, normal(1, &[2, 4, side, side])?, normal(2, &[2, 77, 768])?);
             Ok(Box::new(move || Ok(unet.forward(&z, 501.0, &text)?)))
         }
         "latent32" => {
             let (unet, text) = (unet(model)?, normal(2, &[1, 77, 768])?);
             let z = Var::from_tensor(&normal(1, &[1, 4, 32, 32])?)?.as_tensor().clone();
-            Ok(Box::new(move || magnitude(&loss(&unet.forward(&z, 501.0, &text)?)?, std::slice::from_ref(&z))))
+            Ok(Box::new(move || {
+                magnitude(&loss(&unet.forward(&z, 501.0, &text)?)?, std::slice::from_ref(&z))
+            }))
         }
         "vae512" => {
             let file = model.join("vae/diffusion_pytorch_model.safetensors");
@@ -185,9 +187,7 @@ fn main() -> Result<()> {
         // SAFETY: no thread was started yet.
         unsafe { device::settle_candle(threads.unwrap_or_else(device::threads)) };
     }
-    if how == "lean" {
-        ops::keep_transformed(0);
-    }
+    ops::keep_transformed(if how == "lean" { 0 } else { device::room_for_copies() });
     let pass = match how {
         "candle" => candle_case(name, Path::new(model))?,
         _ => case(name, Path::new(model))?,

@@ -41,9 +41,7 @@ pub fn main() -> ExitCode {
     };
     // SAFETY: nothing has started a thread yet.
     unsafe { device::settle_candle(cli.flags.threads.map_or_else(device::threads, usize::from)) };
-    if cli.flags.lean {
-        ops::keep_transformed(0);
-    }
+    ops::keep_transformed(if cli.flags.lean { 0 } else { device::room_for_copies() });
     ExitCode::from(dispatch(cli))
 }
 

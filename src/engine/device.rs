@@ -122,6 +122,11 @@ pub fn memory_limit() -> Option<u64> {
     }
 }
 
+/// Bytes that copies of weights in a faster order may take: a sixth of the memory, at most 6 GiB.
+pub fn room_for_copies() -> usize {
+    memory_limit().map_or(1 << 30, |bytes| (bytes / 6).min(6 << 30) as usize)
+}
+
 /// Bytes of memory that are free for use right now. `None` where unknown.
 pub fn memory_available() -> Option<u64> {
     meminfo("MemAvailable")

@@ -120,7 +120,9 @@ impl Lists {
             let oldest = (0..CLASSES).filter(|c| !self.heads[*c].is_null()).min_by_key(|c| self.used[*c]);
             let Some(class) = oldest else { return };
             let size = class_size(class);
-            let (Some(block), Some(layout)) = (self.take_quietly(class, size), class_layout(size)) else { return };
+            let (Some(block), Some(layout)) = (self.take_quietly(class, size), class_layout(size)) else {
+                return;
+            };
             // SAFETY: every block of the lists came from `System` with the layout of its class.
             unsafe { System.dealloc(block, layout) };
         }

@@ -1,9 +1,12 @@
 //! Fully connected layer.
 
+use std::sync::Arc;
+
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
 
 use super::host::{self, by_dtype};
 use super::kernels::linear as kernel;
+use super::prepared::PreparedMatrix;
 use super::{check, composed};
 use crate::engine::error::Result;
 
@@ -12,9 +15,12 @@ use crate::engine::error::Result;
 pub struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
+    prepared: Arc<PreparedMatrix>,
 }
 
 impl Linear {
+    /// Weights that are no variables count as constant, as in [`Conv2d`](super::Conv2d::new).
+    ///
     /// Fails with kind `Shape` unless `weight` is `[out, in]` and `bias` is `[out]`.
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
         check::rank("linear", "weight", &weight, 2, "[out, in]")?;
@@ -23,7 +29,8 @@ impl Linear {
             check::vector("linear", "bias", bias, weight.dims()[0])?;
             check::alike("linear", &weight, &[("bias", bias)])?;
         }
-        Ok(Linear { weight, bias })
+        let prepared = Arc::new(PreparedMatrix::new(&weight));
+        Ok(Linear { weight, bias, prepared })
     }
 
     /// `[out, in]`.
@@ -62,7 +69,7 @@ impl Linear {
         if !host::has_kernel(x) {
             return Ok(composed::linear(x, &self.weight, self.bias.as_ref())?);
         }
-        let product = Product { rows: x.elem_count() / i, i, o };
+        let product = Product { rows: x.elem_count() / i, i, o, prepared: Arc::clone(&self.prepared) };
         let (x, weight) = (x.contiguous()?, self.weight.contiguous()?);
         match &self.bias {
             None => Ok(x.apply_op2(&weight, product)?),
@@ -76,6 +83,7 @@ struct Product {
     rows: usize,
     i: usize,
     o: usize,
+    prepared: Arc<PreparedMatrix>,
 }
 
 impl Product {
@@ -93,7 +101,8 @@ impl Product {
         by_dtype!(x.0.dtype(), T => {
             let bias = bias.map(|(storage, layout)| host::slice::<T>(storage, layout)).transpose()?;
             let (x, weight) = (host::slice::<T>(x.0, x.1)?, host::slice::<T>(weight.0, weight.1)?);
-            let y = kernel::forward(x, weight, bias, (self.rows, self.i, self.o))?;
+            let sizes = (self.rows, self.i, self.o);
+            let y = self.prepared.with(weight, sizes, |kept| kernel::forward(x, weight, kept, bias, sizes))?;
             Ok((candle_core::WithDType::to_cpu_storage_owned(y), Shape::from(dims)))
         })
     }

@@ -1,4 +1,4 @@
-//! Transformed weights of convolutions, kept beside layers whose weights do not change.
+//! Transformed weights of convolutions and linear layers, kept beside layers whose weights do not change.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,7 +7,7 @@ use candle_core::{Device, Result, Tensor};
 
 use super::host;
 use super::kernels::conv::Sizes;
-use super::kernels::winograd;
+use super::kernels::{linear, winograd};
 use super::math::Element;
 
 /// Bytes that all kept weights together may take. Layers that come later transform theirs at every call, or do
@@ -17,11 +17,14 @@ static BUDGET: AtomicUsize = AtomicUsize::new(1 << 30);
 /// Bytes up to which weights that cannot be kept are transformed at every call.
 const PER_CALL: usize = 64 << 20;
 
+/// Bytes of transformed weights that no cache holds.
+const MUCH: usize = 32 << 20;
+
 /// Bytes that are kept now.
 static KEPT: AtomicUsize = AtomicUsize::new(0);
 
-/// Sets how many bytes the transformed copies of convolution weights may take together, in all models (1 GiB unless
-/// told otherwise). 0 is the lean mode: nothing is kept, and layers transform their weights at every call where that
+/// Sets how many bytes the transformed copies of weights may take together, in all models (1 GiB unless told
+/// otherwise; the program takes a sixth of the memory, at most 6 GiB). 0 is the lean mode: nothing is kept, and layers transform their weights at every call where that
 /// still pays. Copies that exist stay until their model goes.
 pub fn keep_transformed(bytes: usize) {
     BUDGET.store(bytes, Ordering::Relaxed);
@@ -32,9 +35,11 @@ pub fn keep_transformed(bytes: usize) {
 struct Share(usize);
 
 impl Share {
-    /// Takes `bytes` of the budget, if they are left.
-    fn take(bytes: usize) -> Option<Self> {
-        let grow = |kept: usize| kept.checked_add(bytes).filter(|sum| *sum <= BUDGET.load(Ordering::Relaxed));
+    /// Takes `bytes` of the budget, if they are left; for something that gains little, if three quarters are.
+    fn take(bytes: usize, gains_little: bool) -> Option<Self> {
+        let budget = BUDGET.load(Ordering::Relaxed);
+        let budget = if gains_little { budget / 4 } else { budget };
+        let grow = |kept: usize| kept.checked_add(bytes).filter(|sum| *sum <= budget);
         KEPT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grow).ok().map(|_| Share(bytes))
     }
 }
@@ -52,7 +57,7 @@ struct Kept {
     _share: Share,
 }
 
-/// What a layer keeps: its weights for the way forward and for the way back, each made at first use.
+/// What a convolution keeps: its weights for the way forward and for the way back, each made at first use.
 ///
 /// Nothing is kept for weights that are tracked: an optimizer changes a variable in place, under the same tensor.
 #[derive(Debug)]
@@ -102,9 +107,12 @@ impl Prepared {
         let (i, o) = (s.input[0], s.output[0]);
         let len = winograd::weights_len(i, o);
         let bytes = len * size_of::<T>();
+        let tiles = s.n * s.output[1].div_ceil(4) * s.output[2].div_ceil(4);
+        // Large weights that serve few tiles: reading them takes as long as the multiplications that they save.
+        let gains_little = tiles < 16 && bytes > MUCH;
         if self.constant {
             if cell.get().is_none() {
-                let made = match Share::take(bytes) {
+                let made = match Share::take(bytes, gains_little) {
                     Some(_share) => {
                         let weights = winograd::weights(weight, i, o, back)?;
                         Some(Kept { weights: Tensor::from_vec(weights, len, &Device::Cpu)?, _share })
@@ -119,10 +127,49 @@ impl Prepared {
             }
         }
         // Transforming takes about as long as eight tiles.
-        let tiles = s.n * s.output[1].div_ceil(4) * s.output[2].div_ceil(4);
         if bytes > PER_CALL || tiles < 16 {
             return Ok(None);
         }
         f(&winograd::weights(weight, i, o, back)?).map(Some)
+    }
+}
+
+/// The panels of a linear layer's weight, made at first use, for weights that are constant (see [`Prepared`]).
+#[derive(Debug)]
+pub(super) struct PreparedMatrix {
+    constant: bool,
+    panels: OnceLock<Option<Kept>>,
+}
+
+impl PreparedMatrix {
+    pub(super) fn new(weight: &Tensor) -> Self {
+        PreparedMatrix { constant: !weight.track_op() && !weight.is_variable(), panels: OnceLock::new() }
+    }
+
+    /// Calls `f` with the panels of `weight [o, i]`, if it may keep them and they serve a product with that many rows.
+    pub(super) fn with<T: Element, R>(
+        &self,
+        weight: &[T],
+        (rows, i, o): (usize, usize, usize),
+        f: impl FnOnce(Option<&[T]>) -> Result<R>,
+    ) -> Result<R> {
+        if !self.constant || !linear::pays(rows) {
+            return f(None);
+        }
+        if self.panels.get().is_none() {
+            let len = linear::panels_len(i, o);
+            let made = match Share::take(len * size_of::<T>(), false) {
+                Some(_share) => {
+                    let panels = linear::panels(weight, i, o)?;
+                    Some(Kept { weights: Tensor::from_vec(panels, len, &Device::Cpu)?, _share })
+                }
+                None => None,
+            };
+            let _ = self.panels.set(made);
+        }
+        match self.panels.get() {
+            Some(Some(kept)) => host::with(&kept.weights, |panels| f(Some(panels))),
+            _ => f(None),
+        }
     }
 }
