@@ -51,6 +51,16 @@ pub fn pays(rows: usize) -> bool {
     rows >= FEW
 }
 
+/// Writes four columns beside each other in rows that are `width` apart: stores of four numbers.
+#[inline(always)]
+fn turn<T: Element>([a, b, c, d]: [&[T]; 4], out: &mut [T], width: usize) {
+    for (out, ((a, b), (c, d))) in out.chunks_mut(width).zip(a.iter().zip(b).zip(c.iter().zip(d))) {
+        if let Some(out) = out.first_chunk_mut::<4>() {
+            *out = [*a, *b, *c, *d];
+        }
+    }
+}
+
 vectorized! {
     /// Columns `first..first + columns` of a `[k, n]` matrix with rows `row` and columns `col` apart, as the rows of `width`
     /// of a panel; columns past the last are zero.
@@ -70,7 +80,12 @@ vectorized! {
         }
         for (block, out) in out.chunks_mut(BLOCK * width).enumerate() {
             let rows = out.len() / width;
-            for c in 0..columns {
+            let quads = if row == 1 { columns / 4 * 4 } else { 0 };
+            for c in (0..quads).step_by(4) {
+                let from = |i: usize| &matrix[(first + c + i) * col + block * BLOCK..][..rows];
+                turn([from(0), from(1), from(2), from(3)], &mut out[c..], width);
+            }
+            for c in quads..columns {
                 let from = &matrix[(first + c) * col + block * BLOCK * row..];
                 if row == 1 {
                     for (r, v) in from[..rows].iter().enumerate() {
