@@ -1,7 +1,7 @@
 //! One network pass at a time, on request: the Rust side of `benches/networks.py`, which starts this program and its
 //! PyTorch counterpart and lets them take turns.
 //!
-//! `networks CASE MODEL [ours|lean|candle]` loads what the case needs, prints `ready`, and then for every line on its
+//! `networks CASE MODEL [ours|lean|bf16|candle]` loads what the case needs, prints `ready`, and then for every line on its
 //! standard input runs one pass and prints `WALL PROCESSOR PEAK CHECK`: seconds of wall time, seconds of processor time
 //! of all threads, the process's highest memory so far in MB, and the mean magnitude of the result, by which the
 //! two sides are compared. Cases: unet64 unet32 step vae512 text latent32 weights32.
@@ -179,7 +179,7 @@ fn main() -> Result<()> {
     // Cargo appends `--bench`.
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let [name, model, rest @ ..] = args.as_slice() else {
-        panic!("usage: networks CASE MODEL [ours|lean|candle]");
+        panic!("usage: networks CASE MODEL [ours|lean|bf16|candle]");
     };
     let how = rest.first().map_or("ours", String::as_str);
     if how != "candle" {
@@ -187,6 +187,7 @@ fn main() -> Result<()> {
         // SAFETY: no thread was started yet.
         unsafe { device::settle_candle(threads.unwrap_or_else(device::threads)) };
     }
+    ops::round_products(how == "bf16");
     ops::keep_transformed(if how == "lean" { 0 } else { device::room_for_copies() });
     let pass = match how {
         "candle" => candle_case(name, Path::new(model))?,

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result as CandleResult, Shape, Tensor};
 
 use super::host::{self, by_dtype};
-use super::kernels::linear as kernel;
-use super::prepared::PreparedMatrix;
+use super::kernels::{bf16, linear as kernel};
+use super::prepared::{self, PreparedMatrix};
 use super::{check, composed};
 use crate::engine::error::Result;
 
@@ -69,7 +69,10 @@ impl Linear {
         if !host::has_kernel(x) {
             return Ok(composed::linear(x, &self.weight, self.bias.as_ref())?);
         }
-        let product = Product { rows: x.elem_count() / i, i, o, prepared: Arc::clone(&self.prepared) };
+        // A gradient is that of the exact product.
+        let rounded = prepared::rounds_products() && x.dtype() == DType::F32 && !x.track_op();
+        let prepared = Arc::clone(&self.prepared);
+        let product = Product { rows: x.elem_count() / i, i, o, rounded, prepared };
         let (x, weight) = (x.contiguous()?, self.weight.contiguous()?);
         match &self.bias {
             None => Ok(x.apply_op2(&weight, product)?),
@@ -83,6 +86,8 @@ struct Product {
     rows: usize,
     i: usize,
     o: usize,
+    /// Whether both sides may be rounded to bfloat16.
+    rounded: bool,
     prepared: Arc<PreparedMatrix>,
 }
 
@@ -98,6 +103,11 @@ impl Product {
         if let Some(last) = dims.last_mut() {
             *last = self.o;
         }
+        if self.rounded
+            && let Some(y) = self.run_rounded(x, weight, bias)?
+        {
+            return Ok((CpuStorage::F32(y), Shape::from(dims)));
+        }
         by_dtype!(x.0.dtype(), T => {
             let bias = bias.map(|(storage, layout)| host::slice::<T>(storage, layout)).transpose()?;
             let (x, weight) = (host::slice::<T>(x.0, x.1)?, host::slice::<T>(weight.0, weight.1)?);
@@ -105,6 +115,18 @@ impl Product {
             let y = self.prepared.with(weight, sizes, |kept| kernel::forward(x, weight, kept, bias, sizes))?;
             Ok((candle_core::WithDType::to_cpu_storage_owned(y), Shape::from(dims)))
         })
+    }
+
+    fn run_rounded(
+        &self,
+        x: (&CpuStorage, &Layout),
+        weight: (&CpuStorage, &Layout),
+        bias: Option<(&CpuStorage, &Layout)>,
+    ) -> CandleResult<Option<Vec<f32>>> {
+        let bias = bias.map(|(storage, layout)| host::slice::<f32>(storage, layout)).transpose()?;
+        let (x, weight) = (host::slice::<f32>(x.0, x.1)?, host::slice::<f32>(weight.0, weight.1)?);
+        let sizes = (self.rows, self.i, self.o);
+        self.prepared.with_rounded(weight, sizes, |panels| bf16::forward(x, panels, bias, sizes))
     }
 
     /// Gradients for the operands that are tracked.

@@ -1,13 +1,13 @@
 //! Transformed weights of convolutions and linear layers, kept beside layers whose weights do not change.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use candle_core::{Device, Result, Tensor};
 
 use super::host;
 use super::kernels::conv::Sizes;
-use super::kernels::{linear, winograd};
+use super::kernels::{bf16, linear, winograd};
 use super::math::Element;
 
 /// Bytes that all kept weights together may take. Layers that come later transform theirs at every call, or do
@@ -28,6 +28,21 @@ static KEPT: AtomicUsize = AtomicUsize::new(0);
 /// still pays. Copies that exist stay until their model goes.
 pub fn keep_transformed(bytes: usize) {
     BUDGET.store(bytes, Ordering::Relaxed);
+}
+
+/// Whether linear layers may round.
+static ROUNDED: AtomicBool = AtomicBool::new(false);
+
+/// Lets linear layers with constant f32 weights multiply in bfloat16 with f32 sums, in all models, where no gradient is
+/// asked for; `false` if this processor cannot (it needs AVX-512 BF16). Each product is off by about 2e-3 of its size. The
+/// rounded weights count as copies: in lean mode there are none, and everything stays exact.
+pub fn round_products(on: bool) -> bool {
+    ROUNDED.store(on && bf16::available(), Ordering::Relaxed);
+    !on || bf16::available()
+}
+
+pub(super) fn rounds_products() -> bool {
+    ROUNDED.load(Ordering::Relaxed)
 }
 
 /// A part of the budget, given back when dropped.
@@ -139,11 +154,13 @@ impl Prepared {
 pub(super) struct PreparedMatrix {
     constant: bool,
     panels: OnceLock<Option<Kept>>,
+    rounded: OnceLock<Option<Kept>>,
 }
 
 impl PreparedMatrix {
     pub(super) fn new(weight: &Tensor) -> Self {
-        PreparedMatrix { constant: !weight.track_op() && !weight.is_variable(), panels: OnceLock::new() }
+        let constant = !weight.track_op() && !weight.is_variable();
+        PreparedMatrix { constant, panels: OnceLock::new(), rounded: OnceLock::new() }
     }
 
     /// Calls `f` with the panels of `weight [o, i]`, if it may keep them and they serve a product with that many rows.
@@ -170,6 +187,33 @@ impl PreparedMatrix {
         match self.panels.get() {
             Some(Some(kept)) => host::with(&kept.weights, |panels| f(Some(panels))),
             _ => f(None),
+        }
+    }
+
+    /// Calls `f` with the panels of `weight [o, i]` in bfloat16, if it may keep them and they serve; else `None`.
+    pub(super) fn with_rounded<R>(
+        &self,
+        weight: &[f32],
+        (rows, i, o): (usize, usize, usize),
+        f: impl FnOnce(&[u32]) -> Result<R>,
+    ) -> Result<Option<R>> {
+        if !self.constant || !linear::pays(rows) {
+            return Ok(None);
+        }
+        if self.rounded.get().is_none() {
+            let len = bf16::panels_len(i, o);
+            let made = match Share::take(len * size_of::<u32>(), false) {
+                Some(_share) => {
+                    let panels = bf16::panels(weight, i, o)?;
+                    Some(Kept { weights: Tensor::from_vec(panels, len, &Device::Cpu)?, _share })
+                }
+                None => None,
+            };
+            let _ = self.rounded.set(made);
+        }
+        match self.rounded.get() {
+            Some(Some(kept)) => host::with(&kept.weights, f).map(Some),
+            _ => Ok(None),
         }
     }
 }

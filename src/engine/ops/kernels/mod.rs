@@ -2,6 +2,7 @@
 //! They trust the shapes that the operations checked.
 
 pub mod attention;
+pub mod bf16;
 pub mod conv;
 pub mod linear;
 pub mod norm;
