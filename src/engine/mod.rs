@@ -9,6 +9,7 @@ pub mod latent;
 pub mod nets;
 pub mod observe;
 pub mod ops;
+pub mod optimize;
 pub mod sheet;
 pub mod trajectory;
 pub mod weights;

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -113,6 +114,15 @@ pub struct Running {
     pub options: Option<Resolved>,
 }
 
+/// A gradient is being computed while this lives.
+pub struct Tracking(Rc<Cell<usize>>);
+
+impl Drop for Tracking {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
 /// One session's state as bindings see it.
 pub struct Host {
     settings: Settings,
@@ -143,6 +153,8 @@ pub struct Host {
     pub saved: RefCell<Vec<PathBuf>>,
     /// The latent of the last step: what an interruption leaves.
     last: RefCell<Option<Latent>>,
+    /// How many gradients are being computed, one inside the other.
+    tracking: Rc<Cell<usize>>,
     /// Warnings that were given since the cell or recipe began.
     warned: RefCell<Vec<String>>,
     /// Whether the error on its way is one of usage (exit code 2).
@@ -176,6 +188,7 @@ impl Host {
             importing: RefCell::default(),
             saved: RefCell::default(),
             last: RefCell::default(),
+            tracking: Rc::default(),
             warned: RefCell::default(),
             usage: Cell::new(false),
             models: Default::default(),
@@ -227,6 +240,17 @@ impl Host {
 
     fn flooded(&self) -> bool {
         self.lines.get() > MAX_LINES || self.printed.get() > MAX_PRINTED
+    }
+
+    /// Says that a gradient is being computed, until the guard is dropped.
+    pub fn track(&self) -> Tracking {
+        self.tracking.set(self.tracking.get() + 1);
+        Tracking(Rc::clone(&self.tracking))
+    }
+
+    /// Whether a gradient is being computed.
+    pub fn is_tracking(&self) -> bool {
+        self.tracking.get() > 0
     }
 
     /// Warns, unless this was said before in the same cell or recipe.

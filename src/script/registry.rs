@@ -162,6 +162,7 @@ fn dispatch(
     let checked = options.map_or(Ok(()), |o| args::check_options(&c.op, o, &known));
     // What the call will hold is known from its arguments: refused before it is made.
     let checked = checked.and_then(|()| host.reserve(&c.op, super::costs::estimate(&c.op, &args, c.work)));
+    let checked = checked.and_then(|()| finished_graphs(host, &c.op, &args));
     let result = checked.map_err(Fail::Engine).and_then(|()| {
         catch_unwind(AssertUnwindSafe(|| (c.call)(cx, &args)))
             .unwrap_or_else(|panic| Err(Fail::Engine(crashed(&c.op, &panic))))
@@ -176,6 +177,16 @@ fn dispatch(
             errors::throw(e.op(c.op.clone()))
         }
     })
+}
+
+/// A value with the graph of a gradient that is finished would keep all of it in memory, and get no gradient ever again.
+fn finished_graphs(host: &Host, op: &str, args: &[Dynamic]) -> Result<(), Error> {
+    if host.is_tracking() || op == "detach" || !args.iter().any(super::bind::is_tracked) {
+        return Ok(());
+    }
+    Err(Error::value(op, "this value still carries the graph of a gradient that is finished")
+        .expected("a value from outside of grad, or detached")
+        .hint("detach(x) inside the closure gives it without"))
 }
 
 /// Several overloads, and none takes the arguments: the first argument on which all have failed is told.

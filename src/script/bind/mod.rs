@@ -3,6 +3,7 @@
 mod attention;
 mod core;
 mod drawing;
+mod grad;
 mod hooks;
 mod image;
 mod latent;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use ::image::RgbImage;
 use rhai::{Dynamic, Engine};
 
+pub use grad::is_tracked;
 pub use model::Models;
 pub use tensor::Tensor;
 
@@ -43,6 +45,7 @@ pub fn register(r: &mut Registry) {
     trajectory::register(r);
     attention::register(r);
     tensor::register(r);
+    grad::register(r);
     image::register(r);
     drawing::register(r);
     tables::register(r);
