@@ -11,6 +11,7 @@ pub mod observe;
 pub mod ops;
 pub mod optimize;
 pub mod sheet;
+pub mod tape;
 pub mod trajectory;
 pub mod weights;
 

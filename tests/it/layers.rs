@@ -84,6 +84,9 @@ fn imports_go_down_only() {
                     wrong.push(format!("{}:{number}: {top} uses {name}", relative.display()));
                 }
             }
+            if line.contains("var.set(") && !relative.ends_with("ops/versions.rs") {
+                wrong.push(format!("{}:{number}: weights change by ops::assign only", relative.display()));
+            }
             let prints = ["println!(", "print!(", "eprintln!(", "eprint!("].iter().any(|p| line.contains(p));
             if prints && matches!(top.as_str(), "engine" | "script" | "record" | "report") {
                 wrong.push(format!("{}:{number}: {top} prints", relative.display()));

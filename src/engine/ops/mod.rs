@@ -14,6 +14,7 @@
 pub mod composed;
 
 mod attention;
+mod channels;
 mod check;
 mod conv;
 mod gemm;
@@ -30,8 +31,10 @@ mod prepared;
 mod resize;
 mod simd;
 mod softmax;
+mod versions;
 
 pub use attention::{apply_probs, attention, attention_probs};
+pub use channels::add_channels;
 pub use conv::{Conv2d, Padding};
 pub use linear::Linear;
 pub use norm::{GroupNorm, LayerNorm};
@@ -39,3 +42,4 @@ pub use pointwise::{geglu, gelu, gelu_tanh, quick_gelu, sigmoid, silu};
 pub use resize::upsample_nearest2x;
 pub use simd::{Level, level};
 pub use softmax::softmax;
+pub use versions::{assign, version};

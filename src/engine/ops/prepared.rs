@@ -1,7 +1,7 @@
-//! Transformed weights of convolutions, kept beside layers whose weights do not change.
+//! Transformed weights of convolutions, kept beside layers whose weights change seldom or never.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Result, Tensor};
 
@@ -45,45 +45,50 @@ struct Kept {
     _share: Share,
 }
 
-/// What a layer keeps: its weights for the way forward and for the way back, each made at first use.
+/// The version of the weights that it was made from, and what was made if the budget allowed it.
+type Slot = Mutex<Option<(u64, Option<Arc<Kept>>)>>;
+
+/// What a layer keeps: its weights for the way forward and for the way back, each made at first use and again after the
+/// weights were changed in place ([`super::versions`]).
 ///
-/// Nothing is kept for weights that are tracked: an optimizer changes a variable in place, under the same tensor.
+/// Nothing is kept for weights that are tracked: they change at every step of their training.
 #[derive(Debug)]
 pub(super) struct Prepared {
     constant: bool,
-    forward: OnceLock<Option<Kept>>,
-    back: OnceLock<Option<Kept>>,
+    forward: Slot,
+    back: Slot,
 }
 
 impl Prepared {
     pub(super) fn new(weight: &Tensor) -> Self {
-        let constant = !weight.track_op() && !weight.is_variable();
-        Prepared { constant, forward: OnceLock::new(), back: OnceLock::new() }
+        // A view in another order is copied at each call, and the copy has no version.
+        let constant = !weight.track_op() && !weight.is_variable() && weight.is_contiguous();
+        Prepared { constant, forward: Slot::default(), back: Slot::default() }
     }
 
-    /// Calls `f` with weights transformed for `s`, if that pays; `None` if not.
+    /// Calls `f` with weights transformed for `s`, if that pays; `None` if not. `version` is that of the weights.
     pub(super) fn forward<T: Element, R>(
         &self,
         s: &Sizes,
-        weight: &[T],
+        (weight, version): (&[T], u64),
         f: impl FnOnce(&[T]) -> Result<R>,
     ) -> Result<Option<R>> {
-        self.with(&self.forward, s, weight, false, f)
+        self.with((&self.forward, version), s, weight, false, f)
     }
 
     /// The same for the way back; `s` is the reversed convolution.
     pub(super) fn back<T: Element, R>(
         &self,
         s: &Sizes,
-        weight: &[T],
+        (weight, version): (&[T], u64),
         f: impl FnOnce(&[T]) -> Result<R>,
     ) -> Result<Option<R>> {
-        self.with(&self.back, s, weight, true, f)
+        self.with((&self.back, version), s, weight, true, f)
     }
 
     fn with<T: Element, R>(
         &self,
-        cell: &OnceLock<Option<Kept>>,
+        (slot, version): (&Slot, u64),
         s: &Sizes,
         weight: &[T],
         back: bool,
@@ -96,18 +101,22 @@ impl Prepared {
         let len = winograd::weights_len(i, o);
         let bytes = len * size_of::<T>();
         if self.constant {
-            if cell.get().is_none() {
-                let made = match Share::take(bytes) {
+            let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            let kept = match slot.take() {
+                Some((made_from, kept)) if made_from == version => kept,
+                // The old copy has given its share back.
+                _ => match Share::take(bytes) {
                     Some(_share) => {
                         let weights = winograd::weights(weight, i, o, back)?;
-                        Some(Kept { weights: Tensor::from_vec(weights, len, &Device::Cpu)?, _share })
+                        let weights = Tensor::from_vec(weights, len, &Device::Cpu)?;
+                        Some(Arc::new(Kept { weights, _share }))
                     }
                     None => None,
-                };
-                // Another thread may have been faster: then this copy goes, and gives its share back.
-                let _ = cell.set(made);
-            }
-            if let Some(Some(kept)) = cell.get() {
+                },
+            };
+            *slot = Some((version, kept.clone()));
+            drop(slot);
+            if let Some(kept) = kept {
                 return host::with(&kept.weights, f).map(Some);
             }
         }

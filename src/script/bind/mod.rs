@@ -1,6 +1,7 @@
 //! The bindings: one file per kind of value, one registry call per function.
 
 mod attention;
+mod chain;
 mod core;
 mod drawing;
 mod grad;
@@ -8,20 +9,22 @@ mod hooks;
 mod image;
 mod latent;
 mod model;
+mod optimizers;
 mod prompt;
 mod schedule;
 mod tables;
 mod tensor;
 mod trajectory;
+mod tree;
 
 use std::sync::Arc;
 
 use ::image::RgbImage;
 use rhai::{Dynamic, Engine};
 
-pub use grad::is_tracked;
 pub use model::Models;
 pub use tensor::Tensor;
+pub use tree::is_tracked;
 
 use super::options::{Opt, Options, Val};
 use super::registry::Registry;
@@ -46,6 +49,8 @@ pub fn register(r: &mut Registry) {
     attention::register(r);
     tensor::register(r);
     grad::register(r);
+    chain::register(r);
+    optimizers::register(r);
     image::register(r);
     drawing::register(r);
     tables::register(r);
@@ -63,6 +68,7 @@ pub fn types(engine: &mut Engine) {
     handle::<trajectory::Level>(engine);
     handle::<hooks::Edits>(engine);
     handle::<tensor::Tensor>(engine);
+    handle::<optimizers::State>(engine);
     handle::<Picture>(engine);
     handle::<Options>(engine);
     handle::<Opt>(engine);
