@@ -248,9 +248,9 @@ mod tests {
             assert!(Optimizer::new("adam", rule, lr).is_err(), "{rule:?} {lr}");
         }
         let o = Optimizer::new("adam", adam(0.9, 1e-8), 0.1).unwrap();
-        let (x, long) = (tensor(&[1.0]), tensor(&[1.0, 2.0]));
-        assert!(o.step(&[x.clone()], &[long.clone()]).is_err());
-        let (_, o) = o.step(&[x.clone()], &[x]).unwrap();
-        assert!(o.step(&[long.clone()], &[long]).is_err());
+        let (x, long) = ([tensor(&[1.0])], [tensor(&[1.0, 2.0])]);
+        assert!(o.step(&x, &long).is_err());
+        let (_, o) = o.step(&x, &x).unwrap();
+        assert!(o.step(&long, &long).is_err());
     }
 }

@@ -48,6 +48,9 @@ impl Gradients {
     }
 }
 
+/// Runs a part of the tape's owner once more: its number, its inputs, what it gave the first time.
+pub type Again<'a, E> = dyn FnMut(usize, &[Tensor], &[Tensor]) -> std::result::Result<Vec<Tensor>, E> + 'a;
+
 type Block = dyn Fn(&[Tensor]) -> Result<Vec<Tensor>>;
 
 /// How a part is computed again.
@@ -137,12 +140,11 @@ impl Tape {
         Ok(outputs)
     }
 
-    /// The gradients of `loss`, by variable. `again(number, inputs, before)` runs a part of the owner's once more;
-    /// `before` is what it gave the first time. `check` is asked before every part, and may stop.
+    /// The gradients of `loss`, by variable. `again` runs a part of the owner's once more. `check` is asked before every part, and may stop.
     pub fn backward<E: From<Error>>(
         &self,
         loss: &Tensor,
-        again: &mut dyn FnMut(usize, &[Tensor], &[Tensor]) -> std::result::Result<Vec<Tensor>, E>,
+        again: &mut Again<E>,
         check: &dyn Fn() -> Result<()>,
     ) -> std::result::Result<Gradients, E> {
         let mut grads = Gradients::default();

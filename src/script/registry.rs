@@ -29,6 +29,7 @@ use super::native::Native;
 use super::types;
 use super::values::Fail;
 use crate::engine::error::{Error, Kind};
+use crate::engine::weights::model::Model;
 
 type Call = dyn Fn(&NativeCallContext, &[Dynamic]) -> Result<Dynamic, Fail>;
 
@@ -170,6 +171,13 @@ fn dispatch(
     if c.work {
         host.worked();
     }
+    let result = result.and_then(|value| match host.gradient() {
+        Some(gradient) if super::bind::is_tracked(&value) || value.is_map() => {
+            let by_model = args.first().is_some_and(|a| a.type_id() == TypeId::of::<Model>());
+            gradient.grow(&c.op, by_model).map(|()| value).map_err(Fail::Engine)
+        }
+        _ => Ok(value),
+    });
     result.map_err(|fail| match fail {
         Fail::Rhai(e) => e,
         Fail::Engine(e) => {

@@ -1,6 +1,6 @@
 //! [`Gradient`]: one gradient that is being computed. They lie in a stack, one for each `grad` inside another.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use candle_core::Tensor;
@@ -14,11 +14,19 @@ use crate::engine::tape::{Gradients, Tape};
 /// A part of a computation that scripts run: again on the way back, from whatever call asks for the gradient.
 pub type Step = dyn Fn(&NativeCallContext, &[Tensor]) -> std::result::Result<Vec<Tensor>, Fail>;
 
+/// Operations in one graph, at most. candle goes through a graph, and drops it, by recursion: one that is some ten times
+/// as long (an operation makes a few nodes) would overflow the stack.
+const LONGEST: u32 = 20_000;
+
+/// For how many operations a call of a model counts.
+const MODEL: u32 = 100;
+
 /// What one gradient needs to go back.
 #[derive(Default)]
 pub struct Gradient {
     tape: Rc<Tape>,
     steps: RefCell<Vec<Rc<Step>>>,
+    length: Cell<u32>,
 }
 
 impl Gradient {
@@ -29,7 +37,19 @@ impl Gradient {
 
     /// The same, to go back once more.
     pub fn fork(&self) -> Gradient {
-        Gradient { tape: Rc::new(self.tape.fork()), steps: self.steps.clone() }
+        Gradient { tape: Rc::new(self.tape.fork()), steps: self.steps.clone(), length: self.length.clone() }
+    }
+
+    /// Counts an operation of the script that gave a value with a graph. Errors: too many.
+    pub fn grow(&self, op: &str, by_model: bool) -> Result<()> {
+        let length = self.length.get().saturating_add(if by_model { MODEL } else { 1 });
+        self.length.set(length);
+        if length <= LONGEST {
+            return Ok(());
+        }
+        Err(Error::new(crate::engine::Kind::Budget, op, "the graph of this gradient is too long")
+            .expected(format!("at most {LONGEST} operations, a call of a model counting as {MODEL}"))
+            .hint("chain(z, range, leaves, |z, i| ...) has a graph of one step at a time"))
     }
 
     /// Runs `step` without a graph; it will be run again on the way back.
@@ -39,7 +59,10 @@ impl Gradient {
         inputs: &[Tensor],
         step: Rc<Step>,
     ) -> std::result::Result<Vec<Tensor>, Fail> {
-        let outputs = step(cx, &inputs.iter().map(Tensor::detach).collect::<Vec<_>>())?;
+        let outside = self.length.replace(0);
+        let outputs = step(cx, &inputs.iter().map(Tensor::detach).collect::<Vec<_>>());
+        self.length.set(outside);
+        let outputs = outputs?;
         let number = self.steps.borrow().len();
         self.steps.borrow_mut().push(step);
         Ok(self.tape.checkpoint_outside(number, inputs, outputs)?)
@@ -56,6 +79,7 @@ impl Gradient {
         let mut again = |number: usize, inputs: &[Tensor], before: &[Tensor]| {
             let step = self.steps.borrow().get(number).map(Rc::clone);
             let step = step.ok_or_else(|| Error::value(op, "a step of a chain is gone"))?;
+            self.length.set(0);
             let outputs = step(cx, inputs)?;
             host.worked();
             same(op, before, &outputs)?;
@@ -74,7 +98,9 @@ impl Gradient {
 fn same(op: &str, before: &[Tensor], after: &[Tensor]) -> Result<()> {
     for (a, b) in before.iter().zip(after) {
         let scale = if a.dims() == b.dims() { largest(a)?.max(1e-6) } else { 0.0 };
-        if scale == 0.0 || !(largest(&(a.detach() - b.detach())?)? <= 1e-3 * scale) {
+        // Anything but a small difference: one that is no number, too.
+        let is_same = scale > 0.0 && largest(&(a.detach() - b.detach())?)? <= 1e-3 * scale;
+        if !is_same {
             return Err(Error::value(op, "a step of a chain gave something else when it was run again")
                 .expected("a closure that depends on its own values only, and changes nothing outside")
                 .hint("take what differs (fresh noise, a counter) from a list made before the chain, by its step i"));

@@ -1,7 +1,7 @@
-//! Transformed weights of convolutions, kept beside layers whose weights change seldom or never.
+//! Transformed weights of convolutions, kept beside layers whose weights do not change.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Result, Tensor};
 
@@ -9,6 +9,7 @@ use super::host;
 use super::kernels::conv::Sizes;
 use super::kernels::winograd;
 use super::math::Element;
+use super::versions;
 
 /// Bytes that all kept weights together may take. Layers that come later transform theirs at every call, or do
 /// without.
@@ -45,50 +46,48 @@ struct Kept {
     _share: Share,
 }
 
-/// The version of the weights that it was made from, and what was made if the budget allowed it.
-type Slot = Mutex<Option<(u64, Option<Arc<Kept>>)>>;
-
-/// What a layer keeps: its weights for the way forward and for the way back, each made at first use and again after the
-/// weights were changed in place ([`super::versions`]).
+/// What a layer keeps: its weights for the way forward and for the way back, each made at first use.
 ///
-/// Nothing is kept for weights that are tracked: they change at every step of their training.
+/// Nothing is kept for weights that are tracked: an optimizer changes a variable in place, under the same tensor.
 #[derive(Debug)]
 pub(super) struct Prepared {
     constant: bool,
-    forward: Slot,
-    back: Slot,
+    /// What was kept is not used for weights that were changed in place after this.
+    since: u64,
+    forward: OnceLock<Option<Kept>>,
+    back: OnceLock<Option<Kept>>,
 }
 
 impl Prepared {
     pub(super) fn new(weight: &Tensor) -> Self {
-        // A view in another order is copied at each call, and the copy has no version.
+        // A view in another order is copied at each call, and the copy does not tell what it was made from.
         let constant = !weight.track_op() && !weight.is_variable() && weight.is_contiguous();
-        Prepared { constant, forward: Slot::default(), back: Slot::default() }
+        Prepared { constant, since: versions::now(), forward: OnceLock::new(), back: OnceLock::new() }
     }
 
-    /// Calls `f` with weights transformed for `s`, if that pays; `None` if not. `version` is that of the weights.
+    /// Calls `f` with weights transformed for `s`, if that pays; `None` if not.
     pub(super) fn forward<T: Element, R>(
         &self,
         s: &Sizes,
-        (weight, version): (&[T], u64),
+        weight: &[T],
         f: impl FnOnce(&[T]) -> Result<R>,
     ) -> Result<Option<R>> {
-        self.with((&self.forward, version), s, weight, false, f)
+        self.with(&self.forward, s, weight, false, f)
     }
 
     /// The same for the way back; `s` is the reversed convolution.
     pub(super) fn back<T: Element, R>(
         &self,
         s: &Sizes,
-        (weight, version): (&[T], u64),
+        weight: &[T],
         f: impl FnOnce(&[T]) -> Result<R>,
     ) -> Result<Option<R>> {
-        self.with((&self.back, version), s, weight, true, f)
+        self.with(&self.back, s, weight, true, f)
     }
 
     fn with<T: Element, R>(
         &self,
-        (slot, version): (&Slot, u64),
+        cell: &OnceLock<Option<Kept>>,
         s: &Sizes,
         weight: &[T],
         back: bool,
@@ -100,23 +99,19 @@ impl Prepared {
         let (i, o) = (s.input[0], s.output[0]);
         let len = winograd::weights_len(i, o);
         let bytes = len * size_of::<T>();
-        if self.constant {
-            let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-            let kept = match slot.take() {
-                Some((made_from, kept)) if made_from == version => kept,
-                // The old copy has given its share back.
-                _ => match Share::take(bytes) {
+        if self.constant && !versions::has_changed(weight, self.since) {
+            if cell.get().is_none() {
+                let made = match Share::take(bytes) {
                     Some(_share) => {
                         let weights = winograd::weights(weight, i, o, back)?;
-                        let weights = Tensor::from_vec(weights, len, &Device::Cpu)?;
-                        Some(Arc::new(Kept { weights, _share }))
+                        Some(Kept { weights: Tensor::from_vec(weights, len, &Device::Cpu)?, _share })
                     }
                     None => None,
-                },
-            };
-            *slot = Some((version, kept.clone()));
-            drop(slot);
-            if let Some(kept) = kept {
+                };
+                // Another thread may have been faster: then this copy goes, and gives its share back.
+                let _ = cell.set(made);
+            }
+            if let Some(Some(kept)) = cell.get() {
                 return host::with(&kept.weights, f).map(Some);
             }
         }

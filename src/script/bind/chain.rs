@@ -4,6 +4,8 @@ use std::ops::{Range, RangeInclusive};
 use std::rc::Rc;
 
 use candle_core::Tensor as Values;
+#[allow(deprecated, reason = "Rhai marks volatile interfaces this way; its version is pinned")]
+use rhai::NativeCallContextStore;
 use rhai::{Array, Dynamic, FnPtr, Map, NativeCallContext};
 
 use super::grad::{gradients, one_loss};
@@ -90,6 +92,17 @@ impl Given {
     }
 }
 
+/// Where the chain was called, which sees the closure: the gradient may be asked for in another file.
+#[allow(deprecated, reason = "Rhai marks volatile interfaces this way; its version is pinned")]
+fn home(cx: &NativeCallContext) -> NativeCallContextStore {
+    cx.store_data()
+}
+
+#[allow(deprecated, reason = "Rhai marks volatile interfaces this way; its version is pinned")]
+fn context<'a>(cx: &'a NativeCallContext, home: &'a NativeCallContextStore) -> NativeCallContext<'a> {
+    NativeCallContext::from_stored_data(cx.engine(), home)
+}
+
 fn chain(
     host: &Rc<Host>,
     cx: &NativeCallContext,
@@ -115,6 +128,7 @@ fn chain(
         None => numbers,
     };
     let (total, forward) = (steps.len(), gradient.is_some());
+    let home = Rc::new(home(cx));
     for (done, i) in steps.into_iter().enumerate() {
         host.cancel().check("chain")?;
         let given = Given {
@@ -127,10 +141,10 @@ fn chain(
         let next = match &gradient {
             None => given.call(cx, &inputs[0], &inputs[1..])?,
             Some(gradient) => {
-                let watch = Rc::clone(host);
+                let (watch, home) = (Rc::clone(host), Rc::clone(&home));
                 let step: Rc<Step> = Rc::new(move |cx: &NativeCallContext, t: &[Values]| {
                     let Some((z, leaves)) = t.split_first() else { return Ok(Vec::new()) };
-                    let next = given.call(cx, z, leaves)?;
+                    let next = given.call(&context(cx, &home), z, leaves)?;
                     if !t.iter().any(Values::track_op) {
                         undeclared(&watch, &next)?;
                     }
