@@ -136,6 +136,9 @@ impl Picture {
         if (self.width(), self.height()) == (w, h) {
             return Ok(self.clone());
         }
+        if self.tensor.track_op() {
+            return Err(no_gradient("resize"));
+        }
         check_side("resize", w, h)?;
         let scaled: Vec<Tensor> = self
             .to_rgbs()?
@@ -191,6 +194,13 @@ fn check_side(op: &str, w: usize, h: usize) -> Result<()> {
 fn unreadable(name: &str, e: &dyn std::fmt::Display) -> Error {
     Error::new(super::Kind::File, "open", format!("{name}: this is not a picture that can be read: {e}"))
         .expected("a PNG, JPEG or WebP file")
+}
+
+/// An operation that would lose a gradient in silence.
+pub fn no_gradient(op: &str) -> Error {
+    Error::value(op, format!("{op} has no gradient"))
+        .expected("a value outside of grad, or detached")
+        .hint("detach(x), if it shall count as fixed")
 }
 
 /// Lays transparent pixels over white.

@@ -98,6 +98,9 @@ impl Latent {
         if x == 0.0 || x == 1.0 {
             return Ok(if x == 0.0 { a.clone() } else { b.clone() });
         }
+        if a.track_op() || b.track_op() {
+            return Err(super::image::no_gradient("slerp"));
+        }
         let rows = a.dims()[..a.rank().saturating_sub(dims)].iter().product::<usize>();
         let flat = |t: &Tensor| -> Result<Tensor> {
             Ok(t.reshape((rows, t.elem_count() / rows.max(1)))?.to_dtype(DType::F32)?)

@@ -10,7 +10,9 @@ pub mod memory;
 pub mod nets;
 pub mod observe;
 pub mod ops;
+pub mod optimize;
 pub mod sheet;
+pub mod tape;
 pub mod trajectory;
 pub mod weights;
 

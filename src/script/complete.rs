@@ -368,7 +368,7 @@ mod tests {
         assert_eq!(found("z.sha"), ["shape"]);
         assert_eq!(found("load(\"emoji\").enc"), ["encode"]);
         assert!(found("unknown.").contains(&"encode".to_string()));
-        assert_eq!(found("let x = mi"), ["mine", "mix::"]);
+        assert_eq!(found("let x = mi"), ["mine", "minimize", "mix::"]);
         assert!(found("ret").contains(&"return".to_string()));
         assert!(found("// ble").is_empty());
     }

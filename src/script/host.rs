@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use super::errors::Stop;
 use super::files::Policy;
 use super::options::Resolved;
 use super::sources::Sources;
+use super::tracking::{Gradient, Tracking};
 use crate::engine::device;
 use crate::engine::error::Error;
 use crate::engine::latent::Latent;
@@ -143,6 +145,8 @@ pub struct Host {
     pub saved: RefCell<Vec<PathBuf>>,
     /// The latent of the last step: what an interruption leaves.
     last: RefCell<Option<Latent>>,
+    /// The gradients that are being computed, one inside the other.
+    gradients: RefCell<Vec<Rc<Gradient>>>,
     /// Warnings that were given since the cell or recipe began.
     warned: RefCell<Vec<String>>,
     /// Whether the error on its way is one of usage (exit code 2).
@@ -176,6 +180,7 @@ impl Host {
             importing: RefCell::default(),
             saved: RefCell::default(),
             last: RefCell::default(),
+            gradients: RefCell::default(),
             warned: RefCell::default(),
             usage: Cell::new(false),
             models: Default::default(),
@@ -205,6 +210,8 @@ impl Host {
     /// Sends an event. Its text comes from a script: what a terminal would obey is made visible first.
     pub fn emit(&self, event: Event) {
         self.observer.event(match event {
+            // The steps inside a loss are many, and go back and forth: what computes the gradient counts its own.
+            Event::Step { label, .. } if label != "chain" && self.is_tracking() => return,
             Event::Print(text) => {
                 // A flood is ended by the next operation; until then it is dropped.
                 self.lines.set(self.lines.get() + 1);
@@ -227,6 +234,26 @@ impl Host {
 
     fn flooded(&self) -> bool {
         self.lines.get() > MAX_LINES || self.printed.get() > MAX_PRINTED
+    }
+
+    /// Says that a gradient is being computed, until the guard is dropped.
+    pub fn track(&self, gradient: Gradient) -> Tracking<'_> {
+        Tracking::begin(&self.gradients, gradient)
+    }
+
+    /// Whether a gradient is being computed.
+    pub fn is_tracking(&self) -> bool {
+        !self.gradients.borrow().is_empty()
+    }
+
+    /// The gradients that are being computed, the innermost last.
+    pub fn gradients(&self) -> Vec<Rc<Gradient>> {
+        self.gradients.borrow().clone()
+    }
+
+    /// The gradient that is being computed, the innermost.
+    pub fn gradient(&self) -> Option<Rc<Gradient>> {
+        self.gradients.borrow().last().cloned()
     }
 
     /// Warns, unless this was said before in the same cell or recipe.
@@ -265,7 +292,8 @@ impl Host {
 
     /// Keeps the latent of a step, for the case that the run is stopped.
     pub fn keep(&self, z: &Latent) {
-        self.last.replace(Some(z.clone()));
+        // Without the graph, which would outlive its gradient.
+        self.last.replace(Latent::new(z.tensor().detach()).ok());
     }
 
     /// The latent of the last step, taken out.

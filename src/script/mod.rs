@@ -27,6 +27,7 @@ pub mod scan;
 pub mod session;
 pub mod sources;
 pub mod thread;
+pub mod tracking;
 pub mod types;
 pub mod values;
 pub mod watchdog;

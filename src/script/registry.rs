@@ -29,6 +29,7 @@ use super::native::Native;
 use super::types;
 use super::values::Fail;
 use crate::engine::error::{Error, Kind};
+use crate::engine::weights::model::Model;
 
 type Call = dyn Fn(&NativeCallContext, &[Dynamic]) -> Result<Dynamic, Fail>;
 
@@ -162,6 +163,7 @@ fn dispatch(
     let checked = options.map_or(Ok(()), |o| args::check_options(&c.op, o, &known));
     // What the call will hold is known from its arguments: refused before it is made.
     let checked = checked.and_then(|()| host.reserve(&c.op, super::costs::estimate(&c.op, &args, c.work)));
+    let checked = checked.and_then(|()| finished_graphs(host, &c.op, &args));
     let result = checked.map_err(Fail::Engine).and_then(|()| {
         catch_unwind(AssertUnwindSafe(|| (c.call)(cx, &args)))
             .unwrap_or_else(|panic| Err(Fail::Engine(crashed(&c.op, &panic))))
@@ -169,6 +171,13 @@ fn dispatch(
     if c.work {
         host.worked();
     }
+    let result = result.and_then(|value| match host.gradient() {
+        Some(gradient) if super::bind::is_tracked(&value) || value.is_map() => {
+            let by_model = args.first().is_some_and(|a| a.type_id() == TypeId::of::<Model>());
+            gradient.grow(&c.op, by_model).map(|()| value).map_err(Fail::Engine)
+        }
+        _ => Ok(value),
+    });
     result.map_err(|fail| match fail {
         Fail::Rhai(e) => e,
         Fail::Engine(e) => {
@@ -176,6 +185,16 @@ fn dispatch(
             errors::throw(e.op(c.op.clone()))
         }
     })
+}
+
+/// A value with the graph of a gradient that is finished would keep all of it in memory, and get no gradient ever again.
+fn finished_graphs(host: &Host, op: &str, args: &[Dynamic]) -> Result<(), Error> {
+    if host.is_tracking() || op == "detach" || !args.iter().any(super::bind::is_tracked) {
+        return Ok(());
+    }
+    Err(Error::value(op, "this value still carries the graph of a gradient that is finished")
+        .expected("a value from outside of grad, or detached")
+        .hint("detach(x) inside the closure gives it without"))
 }
 
 /// Several overloads, and none takes the arguments: the first argument on which all have failed is told.

@@ -141,8 +141,7 @@ fn half_precision_on_the_cpu_says_what_it_does() {
     assert!(err(&half).contains("the CPU computes in f32"), "{}", err(&half));
     // bfloat16 has a kernel where the processor has the instructions: near the exact picture, and said.
     let corner = |dtype: &str| {
-        let code =
-            "let m = load(\"emoji\"); print(m.similarity(m.sample(\"a dog\", #{ steps: 6 }).image, \"a dog\"))";
+        let code = "let m = load(\"emoji\"); print(m.similarity(m.sample(\"a dog\", #{ steps: 6 }).image, \"a dog\"))";
         let output = run(&["--dtype", dtype, "-e", code]);
         assert!(output.status.success(), "{}", err(&output));
         (out(&output).trim().parse::<f64>().unwrap(), err(&output))

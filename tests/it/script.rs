@@ -19,7 +19,7 @@ impl Observer for Ear {
 }
 
 impl Ear {
-    fn printed(&self) -> String {
+    pub fn printed(&self) -> String {
         let events = self.0.lock().unwrap();
         let lines = events.iter().filter_map(|e| match e {
             Event::Print(text) => Some(text.clone()),

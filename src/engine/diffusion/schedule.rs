@@ -304,6 +304,9 @@ pub fn implied_noise(kind: Prediction, z: &Latent, out: Tensor, ab: f64) -> Resu
 /// Dynamic thresholding (Saharia et al. 2022): per picture, clamp to the quantile of |x| (at least 1, at most `most`),
 /// then divide by it.
 fn threshold(x: &Tensor, ratio: f64, most: f64) -> Result<Tensor> {
+    if x.track_op() {
+        return Err(crate::engine::image::no_gradient("thresholding"));
+    }
     let (n, c, h, w) = x.dims4()?;
     let flat = x.abs()?.flatten_from(1)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
     let pictures: Vec<Tensor> = flat

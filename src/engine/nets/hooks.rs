@@ -6,10 +6,13 @@
 //! replace or add. A hook is told which role each batch row plays. Where no hook wants anything, the fused path runs:
 //! a hook costs only at its own sites.
 
+use std::rc::Rc;
+
 use candle_core::Tensor;
 
 use crate::engine::error::{Error, Result};
 use crate::engine::observe::Cancel;
+use crate::engine::tape::Tape;
 
 /// The role of one row of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +110,7 @@ pub struct Hooks<'a> {
     attention: Vec<&'a mut dyn AttentionHook>,
     activation: Vec<&'a mut dyn ActivationHook>,
     cancel: Option<Cancel>,
+    tape: Option<Rc<Tape>>,
 }
 
 impl<'a> Hooks<'a> {
@@ -136,6 +140,23 @@ impl<'a> Hooks<'a> {
     pub fn with_cancel(mut self, cancel: Cancel) -> Self {
         self.cancel = Some(cancel);
         self
+    }
+
+    /// Has blocks computed again on the way back, so that their graphs never lie in memory together.
+    pub fn with_tape(mut self, tape: Option<Rc<Tape>>) -> Self {
+        self.tape = tape;
+        self
+    }
+
+    /// The tape for a block with these sites, whose queries and keys number at most so many, if there is one. A block that
+    /// a hook looks into runs once, with its graph: the hook sees it once, and what it keeps stays part of the gradient.
+    pub fn tape_for(&self, sites: &[&Site], (queries, keys): (usize, usize)) -> Option<Rc<Tape>> {
+        let seen = |site: &Site| {
+            self.activation.iter().any(|h| h.wants(site))
+                || self.attention.iter().any(|h| h.wants_qkv(site))
+                || (site.kind != SiteKind::Activation && self.wants_probs(site, queries, keys))
+        };
+        self.tape.as_ref().filter(|_| !sites.iter().any(|s| seen(s))).map(Rc::clone)
     }
 
     /// The roles of the batch rows (empty: all conditional).

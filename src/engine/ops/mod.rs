@@ -14,6 +14,7 @@
 pub mod composed;
 
 mod attention;
+mod channels;
 mod check;
 mod conv;
 mod gemm;
@@ -30,8 +31,10 @@ mod prepared;
 mod resize;
 mod simd;
 mod softmax;
+mod versions;
 
 pub use attention::{apply_probs, attention, attention_probs};
+pub use channels::add_channels;
 pub use conv::{Conv2d, Padding};
 pub use linear::Linear;
 pub use norm::{GroupNorm, LayerNorm};
@@ -40,3 +43,4 @@ pub use prepared::{keep_transformed, round_products};
 pub use resize::upsample_nearest2x;
 pub use simd::{Level, level};
 pub use softmax::softmax;
+pub use versions::{assign, version};

@@ -9,6 +9,7 @@ use super::host;
 use super::kernels::conv::Sizes;
 use super::kernels::{bf16, linear, winograd};
 use super::math::Element;
+use super::versions;
 
 /// Bytes that all kept weights together may take. Layers that come later transform theirs at every call, or do
 /// without.
@@ -78,14 +79,17 @@ struct Kept {
 #[derive(Debug)]
 pub(super) struct Prepared {
     constant: bool,
+    /// What was kept is not used for weights that were changed in place after this.
+    since: u64,
     forward: OnceLock<Option<Kept>>,
     back: OnceLock<Option<Kept>>,
 }
 
 impl Prepared {
     pub(super) fn new(weight: &Tensor) -> Self {
-        let constant = !weight.track_op() && !weight.is_variable();
-        Prepared { constant, forward: OnceLock::new(), back: OnceLock::new() }
+        // A view in another order is copied at each call, and the copy does not tell what it was made from.
+        let constant = !weight.track_op() && !weight.is_variable() && weight.is_contiguous();
+        Prepared { constant, since: versions::now(), forward: OnceLock::new(), back: OnceLock::new() }
     }
 
     /// Calls `f` with weights transformed for `s`, if that pays; `None` if not.
@@ -125,7 +129,7 @@ impl Prepared {
         let tiles = s.n * s.output[1].div_ceil(4) * s.output[2].div_ceil(4);
         // Large weights that serve few tiles: reading them takes as long as the multiplications that they save.
         let gains_little = tiles < 16 && bytes > MUCH;
-        if self.constant {
+        if self.constant && !versions::has_changed(weight, self.since) {
             if cell.get().is_none() {
                 let made = match Share::take(bytes, gains_little) {
                     Some(_share) => {
@@ -153,6 +157,7 @@ impl Prepared {
 #[derive(Debug)]
 pub(super) struct PreparedMatrix {
     constant: bool,
+    since: u64,
     panels: OnceLock<Option<Kept>>,
     rounded: OnceLock<Option<Kept>>,
 }
@@ -160,7 +165,7 @@ pub(super) struct PreparedMatrix {
 impl PreparedMatrix {
     pub(super) fn new(weight: &Tensor) -> Self {
         let constant = !weight.track_op() && !weight.is_variable();
-        PreparedMatrix { constant, panels: OnceLock::new(), rounded: OnceLock::new() }
+        PreparedMatrix { constant, since: versions::now(), panels: OnceLock::new(), rounded: OnceLock::new() }
     }
 
     /// Calls `f` with the panels of `weight [o, i]`, if it may keep them and they serve a product with that many rows.
@@ -170,7 +175,7 @@ impl PreparedMatrix {
         (rows, i, o): (usize, usize, usize),
         f: impl FnOnce(Option<&[T]>) -> Result<R>,
     ) -> Result<R> {
-        if !self.constant || !linear::pays(rows) {
+        if !self.constant || !linear::pays(rows) || versions::has_changed(weight, self.since) {
             return f(None);
         }
         if self.panels.get().is_none() {
@@ -197,7 +202,7 @@ impl PreparedMatrix {
         (rows, i, o): (usize, usize, usize),
         f: impl FnOnce(&[u32]) -> Result<R>,
     ) -> Result<Option<R>> {
-        if !self.constant || !linear::pays(rows) {
+        if !self.constant || !linear::pays(rows) || versions::has_changed(weight, self.since) {
             return Ok(None);
         }
         if self.rounded.get().is_none() {

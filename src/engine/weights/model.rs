@@ -1,5 +1,6 @@
 //! [`Model`]: a diffusers folder, loaded: text encoder, UNet, VAE, schedule; and the calls that scripts make on it.
 
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::{DType, Device, Tensor, TensorId};
@@ -23,6 +24,7 @@ use crate::engine::nets::hooks::{Extra, Features, Hooks, Row, Site};
 use crate::engine::nets::unet::{Context, Unet, UnetConfig};
 use crate::engine::nets::vae::{Vae, VaeConfig};
 use crate::engine::observe::Cancel;
+use crate::engine::tape::Tape;
 
 /// How to load a model.
 #[derive(Clone, Debug)]
@@ -48,6 +50,8 @@ pub struct PredictOptions {
     pub attention: Option<Attention>,
     /// Activation sites to read, graph kept.
     pub features: Vec<String>,
+    /// Computes the UNet's blocks again on the way back: less memory for a gradient, at one more pass.
+    pub tape: Option<Rc<Tape>>,
 }
 
 struct Parts {
@@ -409,7 +413,8 @@ impl Model {
             None => None,
         };
         let mut features = Features::new(&options.features);
-        let mut hooks = Hooks::for_rows(rows).with_cancel(self.0.options.cancel.clone());
+        let mut hooks =
+            Hooks::for_rows(rows).with_cancel(self.0.options.cancel.clone()).with_tape(options.tape.clone());
         if let Some(edit) = &mut edit {
             hooks = hooks.with_attention(edit);
         }

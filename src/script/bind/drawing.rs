@@ -5,7 +5,7 @@ use rhai::{Dynamic, Map};
 
 use crate::engine::draw::{self, Color, Outline, Shape};
 use crate::engine::error::{Error, Result};
-use crate::engine::image::Picture;
+use crate::engine::image::{Picture, no_gradient};
 use crate::script::args::{Arg, Either, Opts};
 use crate::script::registry::Registry;
 use crate::script::types;
@@ -110,6 +110,9 @@ fn blur(p: &Picture, sigma: f64) -> Result<Picture> {
     }
     if sigma == 0.0 {
         return Ok(p.clone());
+    }
+    if p.tensor().track_op() {
+        return Err(no_gradient("blur"));
     }
     let blurred = p.to_rgbs()?.into_iter().map(|rgb| {
         let soft = ::image::imageops::blur(&rgb, sigma as f32);

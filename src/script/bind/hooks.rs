@@ -10,6 +10,7 @@ use crate::engine::error::{Error, Kind, Result};
 use crate::engine::latent::Latent;
 use crate::engine::nets::attention_edit::Attention;
 use crate::engine::nets::hooks::{ActivationHook, AttentionHook, Extra, Row, Site, SiteKind};
+use crate::engine::tape::Tape;
 use crate::engine::weights::embedding::Embedding;
 use crate::engine::weights::model::{Model, PredictOptions};
 use crate::script::types::{self, Handle};
@@ -184,16 +185,25 @@ impl ActivationHook for Hook<'_> {
 /// A noise prediction and the activations that were asked for.
 type Predicted = std::result::Result<(Latent, Vec<candle_core::Tensor>), Fail>;
 
+/// What else a prediction is asked for.
+#[derive(Default)]
+pub struct More<'a> {
+    /// Activation sites to read.
+    pub features: &'a [String],
+    /// Computes blocks again on the way back.
+    pub tape: Option<Rc<Tape>>,
+}
+
 fn with_hooks(
     cx: &NativeCallContext,
     m: &Model,
     z: &Latent,
     edits: Option<&Edits>,
-    features: &[String],
+    more: More,
     predict: impl FnOnce(&PredictOptions, &mut Extra) -> Result<(Latent, Vec<candle_core::Tensor>)>,
 ) -> Predicted {
-    let options =
-        PredictOptions { attention: edits.map(|e| e.attention.clone()), features: features.to_vec() };
+    let attention = edits.map(|e| e.attention.clone());
+    let options = PredictOptions { attention, features: more.features.to_vec(), tape: more.tape };
     let Some(edits) = edits.filter(|e| !e.probs.is_empty() || !e.activations.is_empty()) else {
         return Ok(predict(&options, &mut Extra::default())?);
     };
@@ -228,9 +238,9 @@ pub fn predict(
     t: f64,
     text: &Embedding,
     edits: Option<&Edits>,
-    features: &[String],
+    more: More,
 ) -> Predicted {
-    with_hooks(cx, m, z, edits, features, |o, extra| m.predict_with(z, t, text, o, extra))
+    with_hooks(cx, m, z, edits, more, |o, extra| m.predict_with(z, t, text, o, extra))
 }
 
 /// One guided prediction; `by` is prompt, empty or negative prompt, guidance.
@@ -241,7 +251,7 @@ pub fn guided(
     t: f64,
     by: (&Embedding, &Embedding, f64),
     edits: Option<&Edits>,
-    features: &[String],
+    more: More,
 ) -> Predicted {
-    with_hooks(cx, m, z, edits, features, |o, extra| m.guided_with(z, t, by.0, by.1, by.2, o, extra))
+    with_hooks(cx, m, z, edits, more, |o, extra| m.guided_with(z, t, by.0, by.1, by.2, o, extra))
 }

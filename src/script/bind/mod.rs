@@ -1,17 +1,21 @@
 //! The bindings: one file per kind of value, one registry call per function.
 
 mod attention;
+mod chain;
 mod core;
 mod drawing;
+mod grad;
 mod hooks;
 mod image;
 mod latent;
 mod model;
+mod optimizers;
 mod prompt;
 mod schedule;
 mod tables;
 mod tensor;
 mod trajectory;
+mod tree;
 
 use std::sync::Arc;
 
@@ -20,6 +24,7 @@ use rhai::{Dynamic, Engine};
 
 pub use model::Models;
 pub use tensor::Tensor;
+pub use tree::is_tracked;
 
 use super::options::{Opt, Options, Val};
 use super::registry::Registry;
@@ -43,6 +48,9 @@ pub fn register(r: &mut Registry) {
     trajectory::register(r);
     attention::register(r);
     tensor::register(r);
+    grad::register(r);
+    chain::register(r);
+    optimizers::register(r);
     image::register(r);
     drawing::register(r);
     tables::register(r);
@@ -60,6 +68,7 @@ pub fn types(engine: &mut Engine) {
     handle::<trajectory::Level>(engine);
     handle::<hooks::Edits>(engine);
     handle::<tensor::Tensor>(engine);
+    handle::<optimizers::State>(engine);
     handle::<Picture>(engine);
     handle::<Options>(engine);
     handle::<Opt>(engine);

@@ -184,6 +184,12 @@ pub(super) fn noise(m: &Model, seed: &Either<u64, Options>, opts: &Opts) -> Resu
     m.noise(rng, seed, n, size)
 }
 
+/// The tape of the gradient that is being computed, if its blocks shall be computed twice, and the activations to read.
+fn more<'a>(host: &Host, o: &Opts, features: &'a [String]) -> Result<hooks::More<'a>> {
+    let gradient = if o.or("checkpoint", false)? { host.gradient() } else { None };
+    Ok(hooks::More { features, tape: gradient.map(|g| std::rc::Rc::clone(g.tape())) })
+}
+
 /// Noise, or noise and activations where some were asked for.
 fn predicted(
     (eps, features): (Latent, Vec<candle_core::Tensor>),
@@ -302,6 +308,7 @@ pub fn register(r: &mut Registry) {
     .see(&["schedule", "add_noise"])
     .work()
     .bind(|m: Model, seed: Either<u64, Options>, o: Opts| noise(&m, &seed, &o));
+    let host = r.host();
     r.def(
         "m.predict(z, t, text)",
         "The noise eps that the UNet sees in `z` at training timestep `t` under the prompt, whatever the network's own target \
@@ -309,6 +316,12 @@ pub fn register(r: &mut Registry) {
     )
     .option("attention", "Attention", "edits of the attention, or a recorder")
     .option("features", "[string]", "activation sites to read: \"input 2\", \"middle 0\", or paths of `m.sites()`")
+    .option(
+        "checkpoint",
+        "true|false",
+        "inside of a gradient: compute each block again on the way back, for less memory and a pass more (not the blocks that an \
+         edit or a feature looks into)",
+    )
     .example(
         "let m = load(\"emoji\");\nlet s = m.schedule(50);\nm.predict(m.noise(0), s.t(0), m.encode(\"a dog\")).shape \
          // => [1, 4, 16, 16]",
@@ -319,10 +332,11 @@ pub fn register(r: &mut Registry) {
     )
     .see(&["guided", "step", "attention", "sites"])
     .work()
-    .bind(|cx: &NativeCallContext, m: Model, z: Latent, t: f64, text: Embedding, o: Opts| {
+    .bind(move |cx: &NativeCallContext, m: Model, z: Latent, t: f64, text: Embedding, o: Opts| {
         let (edits, names) = (o.get::<Edits>("attention")?, o.or::<Vec<String>>("features", Vec::new())?);
-        predicted(hooks::predict(cx, &m, &z, t, &text, edits.as_ref(), &names)?, &names)
+        predicted(hooks::predict(cx, &m, &z, t, &text, edits.as_ref(), more(&host, &o, &names)?)?, &names)
     });
+    let host = r.host();
     r.def(
         "m.guided(z, t, text, none, cfg)",
         "Classifier-free guidance: `eps(none) + cfg * (eps(text) - eps(none))`, both rows in one call. `none` is the empty or \
@@ -336,9 +350,15 @@ pub fn register(r: &mut Registry) {
     .see(&["predict", "step", "attention"])
     .work()
     .option("features", "[string]", "activation sites to read, in the rows with the prompt: the result is #{ eps, features }")
-    .bind(|cx: &NativeCallContext, m: Model, z: Latent, t: f64, text: Embedding, none: Embedding, cfg: f64, o: Opts| {
+    .option(
+        "checkpoint",
+        "true|false",
+        "inside of a gradient: compute each block again on the way back, for less memory and a pass more (not the blocks that an \
+         edit or a feature looks into)",
+    )
+    .bind(move |cx: &NativeCallContext, m: Model, z: Latent, t: f64, text: Embedding, none: Embedding, cfg: f64, o: Opts| {
         let (edits, names) = (o.get::<Edits>("attention")?, o.or::<Vec<String>>("features", Vec::new())?);
-        predicted(hooks::guided(cx, &m, &z, t, (&text, &none, cfg), edits.as_ref(), &names)?, &names)
+        predicted(hooks::guided(cx, &m, &z, t, (&text, &none, cfg), edits.as_ref(), more(&host, &o, &names)?)?, &names)
     });
     r.def(
         "m.similarity(picture, what)",

@@ -111,7 +111,8 @@ fn run(
         |z, t| {
             host.worked();
             host.cancel().check("sample")?;
-            hooks::guided(cx, &m, z, t, (&by.text, &by.none, by.cfg), edits.as_ref(), &[]).map(|(eps, _)| eps)
+            hooks::guided(cx, &m, z, t, (&by.text, &by.none, by.cfg), edits.as_ref(), hooks::More::default())
+                .map(|(eps, _)| eps)
         },
         |state| {
             host.worked();

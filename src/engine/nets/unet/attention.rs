@@ -1,5 +1,7 @@
 //! `Transformer2DModel`: self-attention among the pixels, cross-attention to the prompt, a gated feed-forward.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
 use super::activation_site;
@@ -38,7 +40,11 @@ impl Attention {
     /// Attention from `x` to itself, or to the prompt if there is one.
     fn forward(&self, x: &Tensor, text: Option<&Context>, hooks: &mut Hooks) -> Result<Tensor> {
         let (k, v) = match text {
-            Some(text) => text.keys_values(&self.site.path, |states| self.keys_values(states))?,
+            Some(text) => {
+                text.keys_values(&self.site.path, [self.k.weight(), self.v.weight()], |states| {
+                    self.keys_values(states)
+                })?
+            }
             None => self.keys_values(x)?,
         };
         self.out.forward(&attend(&self.site, self.q.forward(x)?, k, v, false, hooks)?)
@@ -132,8 +138,27 @@ impl Transformer {
         into.push(&self.site);
     }
 
+    /// [`Transformer::forward`], computed again on the way back where a tape wants it.
+    pub(super) fn run(self: &Arc<Self>, x: &Tensor, text: &Context, hooks: &mut Hooks) -> Result<Tensor> {
+        let (_, _, h, w) = x.dims4()?;
+        let mut sites = Vec::new();
+        self.sites(&mut sites);
+        let wanted = |keys: usize| hooks.tape_for(&sites, (h * w, keys));
+        let Some(tape) = wanted(h * w).and_then(|_| wanted(text.states().dim(1).ok()?)) else {
+            return self.forward(x, text, hooks);
+        };
+        let (block, text) = (Arc::clone(self), text.clone());
+        let inputs = [x.clone(), text.states().clone()];
+        let run = move |t: &[Tensor]| {
+            // Keys and values that are kept belong to states without a graph.
+            let text = if text.states().track_op() { Context::new(t[1].clone()) } else { text.clone() };
+            Ok(vec![block.forward(&t[0], &text, &mut Hooks::none())?])
+        };
+        Ok(tape.checkpoint(&inputs, run)?.swap_remove(0))
+    }
+
     /// `x [n, c, h, w]`, the prompt → `[n, c, h, w]`.
-    pub(super) fn forward(&self, x: &Tensor, text: &Context, hooks: &mut Hooks) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, text: &Context, hooks: &mut Hooks) -> Result<Tensor> {
         let (n, c, h, w) = x.dims4()?;
         let y = self.norm.forward(x)?;
         let tokens = |y: Tensor| -> Result<Tensor> { Ok(y.flatten_from(2)?.transpose(1, 2)?.contiguous()?) };

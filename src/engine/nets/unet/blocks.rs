@@ -1,5 +1,7 @@
 //! The levels of the UNet: down (resnets, transformers, downsampler) and up (the same with skips and an upsampler).
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
 use super::activation_site;
@@ -16,15 +18,26 @@ use crate::engine::weights::Scope;
 /// One resnet with the transformer that follows it, if the level attends.
 #[derive(Clone, Debug)]
 struct Layer {
-    resnet: Resnet,
-    attention: Option<Transformer>,
+    resnet: Arc<Resnet>,
+    attention: Option<Arc<Transformer>>,
 }
 
 impl Layer {
-    fn forward(&self, x: &Tensor, temb: &Tensor, text: &Context, hooks: &mut Hooks) -> Result<Tensor> {
-        let x = self.resnet.forward(x, temb, hooks)?;
+    fn new(resnet: Resnet, attention: Option<Transformer>) -> Self {
+        Layer { resnet: Arc::new(resnet), attention: attention.map(Arc::new) }
+    }
+
+    fn forward(
+        &self,
+        x: &Tensor,
+        skip: Option<&Tensor>,
+        temb: &Tensor,
+        text: &Context,
+        hooks: &mut Hooks,
+    ) -> Result<Tensor> {
+        let x = self.resnet.run(x, skip, temb, hooks)?;
         match &self.attention {
-            Some(attention) => attention.forward(&x, text, hooks),
+            Some(attention) => attention.run(&x, text, hooks),
             None => Ok(x),
         }
     }
@@ -77,7 +90,7 @@ impl Down {
                         )
                     })
                     .transpose()?;
-                Ok(Layer { resnet, attention })
+                Ok(Layer::new(resnet, attention))
             })
             .collect::<Result<_>>()?;
         let sampler = if level + 1 < config.widths.len() {
@@ -106,7 +119,7 @@ impl Down {
     ) -> Result<Tensor> {
         let mut x = x;
         for layer in &self.layers {
-            x = layer.forward(&x, temb, text, hooks)?;
+            x = layer.forward(&x, None, temb, text, hooks)?;
             skips.push(x.clone());
         }
         if let Some((conv, site)) = &self.sampler {
@@ -155,7 +168,7 @@ impl Up {
                         )
                     })
                     .transpose()?;
-                Ok(Layer { resnet, attention })
+                Ok(Layer::new(resnet, attention))
             })
             .collect::<Result<_>>()?;
         let sampler = if sampled {
@@ -187,10 +200,17 @@ impl Up {
             let skip = skips.pop().ok_or_else(|| {
                 Error::new(Kind::Internal, "predict", "the UNet's way up needs more skips than were kept")
             })?;
-            x = layer.forward(&Tensor::cat(&[&x, &skip], 1)?, temb, text, hooks)?;
+            x = layer.forward(&x, Some(&skip), temb, text, hooks)?;
         }
         match &self.sampler {
-            Some((conv, site)) => hooks.activation(site, conv.forward(&ops::upsample_nearest2x(&x)?)?),
+            Some((conv, site)) => {
+                let Some(tape) = hooks.tape_for(&[site], (0, 0)) else {
+                    return hooks.activation(site, conv.forward(&ops::upsample_nearest2x(&x)?)?);
+                };
+                let conv = conv.clone();
+                let run = move |t: &[Tensor]| Ok(vec![conv.forward(&ops::upsample_nearest2x(&t[0])?)?]);
+                Ok(tape.checkpoint(&[x], run)?.swap_remove(0))
+            }
             None => Ok(x),
         }
     }

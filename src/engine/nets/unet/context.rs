@@ -2,23 +2,27 @@
 //! them. They do not depend on the latent or the timestep, so a sampling run computes them once.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Tensor;
 
 use crate::engine::error::Result;
+use crate::engine::ops;
 
-/// Prompt states `[rows, tokens, width]` and what was derived from them.
-#[derive(Debug)]
+/// Keys and values, and the versions of the weights that made them.
+type Derived = ([u64; 2], (Tensor, Tensor));
+
+/// Prompt states `[rows, tokens, width]` and what was derived from them. Clones share both.
+#[derive(Clone, Debug)]
 pub struct Context {
     states: Tensor,
-    derived: Mutex<HashMap<String, (Tensor, Tensor)>>,
+    derived: Arc<Mutex<HashMap<String, Derived>>>,
 }
 
 impl Context {
     /// Nothing derived yet.
     pub fn new(states: Tensor) -> Self {
-        Context { states, derived: Mutex::default() }
+        Context { states, derived: Arc::default() }
     }
 
     /// The states, `[rows, tokens, width]`.
@@ -26,21 +30,23 @@ impl Context {
         &self.states
     }
 
-    /// Keys and values of the site at `path`: computed by `make` once, kept unless either has a graph (then a gradient
-    /// is wanted, or the weights are being trained and will change).
+    /// Keys and values of the site at `path`: computed by `make` once for each version of its two weights, kept unless
+    /// either has a graph (then a gradient is wanted, or the weights are being trained and will change).
     pub(super) fn keys_values(
         &self,
         path: &str,
+        weights: [&Tensor; 2],
         make: impl FnOnce(&Tensor) -> Result<(Tensor, Tensor)>,
     ) -> Result<(Tensor, Tensor)> {
+        let versions = weights.map(ops::version);
         let kept = self.derived.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned();
-        if let Some(kept) = kept {
+        if let Some((_, kept)) = kept.filter(|(made_from, _)| *made_from == versions) {
             return Ok(kept);
         }
         let (k, v) = make(&self.states)?;
         if !k.track_op() && !v.track_op() {
             let mut derived = self.derived.lock().unwrap_or_else(PoisonError::into_inner);
-            derived.insert(path.to_string(), (k.clone(), v.clone()));
+            derived.insert(path.to_string(), (versions, (k.clone(), v.clone())));
         }
         Ok((k, v))
     }

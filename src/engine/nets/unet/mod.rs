@@ -10,6 +10,8 @@ mod context;
 mod resnet;
 mod time;
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
 pub use config::UnetConfig;
@@ -41,9 +43,9 @@ pub struct Unet {
 
 #[derive(Clone, Debug)]
 struct Middle {
-    first: Resnet,
-    attention: Transformer,
-    second: Resnet,
+    first: Arc<Resnet>,
+    attention: Arc<Transformer>,
+    second: Arc<Resnet>,
 }
 
 /// Path and CompVis alias of an activation site.
@@ -66,29 +68,29 @@ impl Unet {
         let deepest = widths[levels - 1];
         let mid = w.sub("mid_block");
         let middle = Middle {
-            first: Resnet::new(
+            first: Arc::new(Resnet::new(
                 &mid.sub("resnets.0"),
                 &config,
                 deepest,
                 deepest,
                 temb,
                 Some("middle 0".into()),
-            )?,
-            attention: Transformer::new(
+            )?),
+            attention: Arc::new(Transformer::new(
                 &mid.sub("attentions.0"),
                 &config,
                 levels - 1,
                 deepest,
                 Some("middle 1".into()),
-            )?,
-            second: Resnet::new(
+            )?),
+            second: Arc::new(Resnet::new(
                 &mid.sub("resnets.1"),
                 &config,
                 deepest,
                 deepest,
                 temb,
                 Some("middle 2".into()),
-            )?,
+            )?),
         };
         let up = (0..levels).map(|i| Up::new(w, &config, i, temb)).collect::<Result<_>>()?;
         Ok(Unet {
@@ -149,9 +151,9 @@ impl Unet {
             x = block.forward(x, &temb, text, &mut skips, hooks)?;
         }
         hooks.check_cancel("predict")?;
-        x = self.middle.first.forward(&x, &temb, hooks)?;
-        x = self.middle.attention.forward(&x, text, hooks)?;
-        x = self.middle.second.forward(&x, &temb, hooks)?;
+        x = self.middle.first.run(&x, None, &temb, hooks)?;
+        x = self.middle.attention.run(&x, text, hooks)?;
+        x = self.middle.second.run(&x, None, &temb, hooks)?;
         for block in &self.up {
             hooks.check_cancel("predict")?;
             x = block.forward(x, &temb, text, &mut skips, hooks)?;

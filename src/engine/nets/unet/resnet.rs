@@ -1,5 +1,7 @@
 //! `ResnetBlock2D`: norm, SiLU, convolution, twice, with the timestep added between; and a residual.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
 use super::activation_site;
@@ -7,7 +9,7 @@ use super::config::UnetConfig;
 use crate::engine::error::Result;
 use crate::engine::nets::hooks::{Hooks, Site};
 use crate::engine::nets::layers::{conv1, conv3, group_norm, linear};
-use crate::engine::ops::{Conv2d, GroupNorm, Linear};
+use crate::engine::ops::{self, Conv2d, GroupNorm, Linear};
 use crate::engine::weights::Scope;
 
 #[derive(Clone, Debug)]
@@ -48,11 +50,34 @@ impl Resnet {
         &self.site
     }
 
+    /// [`Resnet::forward`] of `x`, and of a skip behind its channels; computed again on the way back where a tape wants it.
+    pub(super) fn run(
+        self: &Arc<Self>,
+        x: &Tensor,
+        skip: Option<&Tensor>,
+        temb: &Tensor,
+        hooks: &mut Hooks,
+    ) -> Result<Tensor> {
+        let Some(tape) = hooks.tape_for(&[&self.site], (0, 0)) else {
+            return match skip {
+                Some(skip) => self.forward(&Tensor::cat(&[x, skip], 1)?, temb, hooks),
+                None => self.forward(x, temb, hooks),
+            };
+        };
+        let mut inputs = vec![temb.clone(), x.clone()];
+        inputs.extend(skip.cloned());
+        let block = Arc::clone(self);
+        let run = move |t: &[Tensor]| {
+            Ok(vec![block.forward(&Tensor::cat(&t[1..], 1)?, &t[0], &mut Hooks::none())?])
+        };
+        Ok(tape.checkpoint(&inputs, run)?.swap_remove(0))
+    }
+
     /// `x [n, from, h, w]`, `temb [1, temb]` after its SiLU → `[n, to, h, w]`.
-    pub(super) fn forward(&self, x: &Tensor, temb: &Tensor, hooks: &mut Hooks) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, temb: &Tensor, hooks: &mut Hooks) -> Result<Tensor> {
         let h = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
         let time = self.time.forward(temb)?;
-        let h = h.broadcast_add(&time.unsqueeze(2)?.unsqueeze(3)?)?;
+        let h = ops::add_channels(&h, &time)?;
         let h = self.conv2.forward(&self.norm2.forward_silu(&h)?)?;
         let x = match &self.shortcut {
             Some(conv) => conv.forward(x)?,
