@@ -8,6 +8,7 @@
 
 use candle_core::Tensor;
 
+use super::unet::Merge;
 use crate::engine::error::{Error, Result};
 use crate::engine::observe::Cancel;
 
@@ -107,6 +108,7 @@ pub struct Hooks<'a> {
     attention: Vec<&'a mut dyn AttentionHook>,
     activation: Vec<&'a mut dyn ActivationHook>,
     cancel: Option<Cancel>,
+    merge: Option<Merge>,
 }
 
 impl<'a> Hooks<'a> {
@@ -136,6 +138,25 @@ impl<'a> Hooks<'a> {
     pub fn with_cancel(mut self, cancel: Cancel) -> Self {
         self.cancel = Some(cancel);
         self
+    }
+
+    /// Merges tokens in self-attention, except at sites whose attention a hook wants: those see every token.
+    pub fn with_merge(mut self, merge: Option<Merge>) -> Self {
+        self.merge = merge;
+        self
+    }
+
+    /// What self-attention at `site` among `tokens` merges, if anything.
+    pub fn merging(&self, site: &Site, tokens: usize) -> Option<Merge> {
+        self.merge.filter(|_| !self.wants(site, tokens, tokens))
+    }
+
+    /// Whether any hook wants what happens at `site`; queries and keys count where it is attention.
+    pub fn wants(&self, site: &Site, queries: usize, keys: usize) -> bool {
+        match site.kind {
+            SiteKind::Activation => self.activation.iter().any(|h| h.wants(site)),
+            _ => self.attention.iter().any(|h| h.wants_qkv(site)) || self.wants_probs(site, queries, keys),
+        }
     }
 
     /// The roles of the batch rows (empty: all conditional).

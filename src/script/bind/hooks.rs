@@ -10,8 +10,10 @@ use crate::engine::error::{Error, Kind, Result};
 use crate::engine::latent::Latent;
 use crate::engine::nets::attention_edit::Attention;
 use crate::engine::nets::hooks::{ActivationHook, AttentionHook, Extra, Row, Site, SiteKind};
+use crate::engine::nets::unet::Shortcuts;
 use crate::engine::weights::embedding::Embedding;
 use crate::engine::weights::model::{Model, PredictOptions};
+use crate::script::args::Opts;
 use crate::script::types::{self, Handle};
 use crate::script::values::Fail;
 
@@ -181,6 +183,37 @@ impl ActivationHook for Hook<'_> {
     }
 }
 
+/// The options of a prediction.
+#[derive(Clone, Debug, Default)]
+pub struct How {
+    /// Edits of the attention, functions at sites.
+    pub edits: Option<Edits>,
+    /// Activations to read.
+    pub features: Vec<String>,
+    /// Approximations.
+    pub shortcuts: Shortcuts,
+}
+
+impl How {
+    /// From `attention`, `features`, `reuse`, `merge` and `merge_seed`. Errors: values of other types or out of range.
+    pub fn read(o: &Opts) -> Result<Self> {
+        Ok(How {
+            edits: o.get("attention")?,
+            features: o.or("features", Vec::new())?,
+            shortcuts: shortcuts(o, Shortcuts::default())?,
+        })
+    }
+}
+
+/// `reuse`, `merge` and `merge_seed`, or those of `before`. Errors: out of range.
+pub fn shortcuts(o: &Opts, before: Shortcuts) -> Result<Shortcuts> {
+    Shortcuts::new(
+        o.or("reuse", before.reuse())?,
+        o.or("merge", before.merge())?,
+        o.or("merge_seed", before.merge_seed())?,
+    )
+}
+
 /// A noise prediction and the activations that were asked for.
 type Predicted = std::result::Result<(Latent, Vec<candle_core::Tensor>), Fail>;
 
@@ -188,13 +221,16 @@ fn with_hooks(
     cx: &NativeCallContext,
     m: &Model,
     z: &Latent,
-    edits: Option<&Edits>,
-    features: &[String],
+    how: &How,
     predict: impl FnOnce(&PredictOptions, &mut Extra) -> Result<(Latent, Vec<candle_core::Tensor>)>,
 ) -> Predicted {
-    let options =
-        PredictOptions { attention: edits.map(|e| e.attention.clone()), features: features.to_vec() };
-    let Some(edits) = edits.filter(|e| !e.probs.is_empty() || !e.activations.is_empty()) else {
+    let How { edits, features, shortcuts } = how;
+    let options = PredictOptions {
+        attention: edits.as_ref().map(|e| e.attention.clone()),
+        features: features.clone(),
+        shortcuts: *shortcuts,
+    };
+    let Some(edits) = edits.as_ref().filter(|e| !e.probs.is_empty() || !e.activations.is_empty()) else {
         return Ok(predict(&options, &mut Extra::default())?);
     };
     let failed = Failed::default();
@@ -227,10 +263,9 @@ pub fn predict(
     z: &Latent,
     t: f64,
     text: &Embedding,
-    edits: Option<&Edits>,
-    features: &[String],
+    how: &How,
 ) -> Predicted {
-    with_hooks(cx, m, z, edits, features, |o, extra| m.predict_with(z, t, text, o, extra))
+    with_hooks(cx, m, z, how, |o, extra| m.predict_with(z, t, text, o, extra))
 }
 
 /// One guided prediction; `by` is prompt, empty or negative prompt, guidance.
@@ -240,8 +275,7 @@ pub fn guided(
     z: &Latent,
     t: f64,
     by: (&Embedding, &Embedding, f64),
-    edits: Option<&Edits>,
-    features: &[String],
+    how: &How,
 ) -> Predicted {
-    with_hooks(cx, m, z, edits, features, |o, extra| m.guided_with(z, t, by.0, by.1, by.2, o, extra))
+    with_hooks(cx, m, z, how, |o, extra| m.guided_with(z, t, by.0, by.1, by.2, o, extra))
 }

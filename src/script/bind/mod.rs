@@ -3,6 +3,7 @@
 mod attention;
 mod core;
 mod drawing;
+pub mod guidance;
 mod hooks;
 mod image;
 mod latent;
@@ -37,6 +38,7 @@ use crate::engine::weights::pictures as shipped;
 /// Every function, in the order of the reference page.
 pub fn register(r: &mut Registry) {
     model::register(r);
+    guidance::register(r);
     prompt::register(r);
     schedule::register(r);
     latent::register(r);
