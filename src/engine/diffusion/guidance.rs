@@ -55,7 +55,7 @@ impl Guidance {
             return Err(wrong("an end of the interval of cfg is no noise level")
                 .expected("levels between 0 (clean) and 1 (noise)")
                 .got(x.to_string())
-                .hint(format!("for instance {EXAMPLE}")));
+                .hint(EXAMPLE));
         }
         if low > high {
             return Err(wrong("the interval of cfg is reversed")
@@ -89,7 +89,7 @@ impl Guidance {
             Err(wrong(format!("cfg cannot be {text:?}"))
                 .expected("a number, or a number and an interval of noise levels")
                 .got(format!("{text:?}"))
-                .hint(format!("for instance {EXAMPLE}")))
+                .hint(EXAMPLE))
         })
     }
 
