@@ -1,15 +1,19 @@
 //! [`Latent`]: what a diffusion model works on. An immutable handle, cheap to clone.
 
+use std::sync::Arc;
+
 use candle_core::{D, DType, Tensor, TensorId};
 
 use super::diffusion::train_schedule::Prediction;
 use super::error::{Error, Result};
+use super::nets::unet::Kept;
 
 /// A batch of latents (or of noise, or of predictions): `[n, c, h, w]`, f32.
 #[derive(Clone, Debug)]
 pub struct Latent {
     tensor: Tensor,
     raw: Option<Raw>,
+    kept: Option<Arc<Kept>>,
 }
 
 /// What a network itself said, kept beside its noise prediction when it was not trained to predict noise: going through
@@ -33,7 +37,7 @@ impl Latent {
                 .expected("[n, c, h, w]")
                 .got(format!("{:?}", tensor.dims())));
         }
-        Ok(Latent { tensor, raw: None })
+        Ok(Latent { tensor, raw: None, kept: None })
     }
 
     /// The same values with the network's own output beside them.
@@ -45,6 +49,17 @@ impl Latent {
     /// The network's own output, if it was kept.
     pub(crate) fn raw(&self) -> Option<&Raw> {
         self.raw.as_ref()
+    }
+
+    /// The same values with deep features of the network beside them (`None`: without).
+    pub(crate) fn with_kept(mut self, kept: Option<Arc<Kept>>) -> Self {
+        self.kept = kept;
+        self
+    }
+
+    /// Deep features that the next prediction may use. Arithmetic drops them; a step hands those of its prediction on.
+    pub(crate) fn kept(&self) -> Option<&Arc<Kept>> {
+        self.kept.as_ref()
     }
 
     /// The tensor, `[n, c, h, w]`.
@@ -64,9 +79,10 @@ impl Latent {
         format!("{n}x{c}x{h}x{w}")
     }
 
-    /// Bytes held by the values.
+    /// Bytes held by the values, and by what is kept beside them.
     pub fn bytes(&self) -> usize {
-        self.tensor.elem_count() * self.tensor.dtype().size_in_bytes()
+        let own = self.tensor.elem_count() * self.tensor.dtype().size_in_bytes();
+        own + self.kept.as_ref().map_or(0, |k| k.bytes())
     }
 
     /// Mean of all values.

@@ -3,10 +3,12 @@
 
 use std::sync::Arc;
 
+use super::diffusion::guidance::Guidance;
 use super::diffusion::schedule::Schedule;
 use super::diffusion::stepper::Stepper;
 use super::error::{Error, Result};
 use super::latent::Latent;
+use super::nets::unet::Shortcuts;
 use super::weights::embedding::Embedding;
 use super::weights::model::Model;
 
@@ -18,9 +20,20 @@ pub struct Steering {
     /// The empty or negative prompt.
     pub none: Embedding,
     /// Guidance.
-    pub cfg: f64,
+    pub cfg: Guidance,
     /// The edits of the attention, in words (empty: none).
     pub attention: String,
+    /// Approximations of the network.
+    pub shortcuts: Shortcuts,
+}
+
+impl Steering {
+    /// Whether the network computes the same under both.
+    fn is_as(&self, other: &Steering) -> bool {
+        self.text.states().id() == other.text.states().id()
+            && self.none.states().id() == other.none.states().id()
+            && (&self.cfg, &self.attention, self.shortcuts) == (&other.cfg, &other.attention, other.shortcuts)
+    }
 }
 
 /// One step that was taken.
@@ -28,6 +41,8 @@ pub struct Steering {
 struct Taken {
     eps: Latent,
     by: Arc<Steering>,
+    /// How many steps old the deep features were that it used; `None`: no features were kept.
+    age: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -170,7 +185,8 @@ impl Trajectory {
     }
 
     /// Goes on to level `to`, steered anew, under `schedule` (the same levels; its fresh noise may differ). `predict`
-    /// gives the guided noise for a latent at a timestep; `seen` is told every state reached.
+    /// gives the guided noise for a latent at a timestep; `seen` is told every state reached. Deep features that the last
+    /// step used are made again, by one more prediction, so that a fork goes on as the run did.
     /// Errors: a level behind or beyond; whatever `predict` fails with.
     pub fn extend<E: From<Error>>(
         &self,
@@ -194,12 +210,18 @@ impl Trajectory {
         let steering = Arc::new(steering);
         let (mut states, mut steps) = (p.states.clone(), p.steps.clone());
         let mut state = self.last().under(schedule)?;
+        if let Some((old, age)) = self.features_at(&steering).filter(|_| state.i() < to) {
+            let eps = predict(old.z(), old.t()?)?;
+            state = state.with_kept_of(&eps, age);
+        }
         while state.i() < to {
             let eps = predict(state.z(), state.t()?)?;
             state = state.step(&eps)?;
             seen(&state);
-            steps.push(Taken { eps, by: Arc::clone(&steering) });
-            states.push(state.clone());
+            let age = eps.kept().map(|k| k.age());
+            // Features of every level would be many times the latents.
+            steps.push(Taken { eps: eps.with_kept(None), by: Arc::clone(&steering), age });
+            states.push(state.light());
         }
         Ok(Trajectory(Arc::new(Parts {
             model: p.model.clone(),
@@ -208,6 +230,15 @@ impl Trajectory {
             edited: p.edited.clone(),
             steering,
         })))
+    }
+
+    /// The state at which the deep features of the last step were made, and how many steps old they are, if the next step
+    /// under `steering` may use them.
+    fn features_at(&self, steering: &Steering) -> Option<(&Stepper, usize)> {
+        let taken = self.0.steps.last().filter(|t| t.by.is_as(steering))?;
+        let age = taken.age.filter(|age| age + 1 < steering.shortcuts.reuse())?;
+        let made = self.0.steps.len().checked_sub(1 + age)?;
+        Some((self.0.states.get(made)?, age))
     }
 
     /// Bytes of its latents and predictions (shared with its forks).
@@ -250,6 +281,7 @@ impl Trajectory {
         setting("negative", format!("{:?}", a.none.prompt()), format!("{:?}", b.none.prompt()));
         setting("cfg", a.cfg.to_string(), b.cfg.to_string());
         setting("attention", a.attention.clone(), b.attention.clone());
+        setting("left out", a.shortcuts.describe(), b.shortcuts.describe());
         if self.schedule().timesteps() != other.schedule().timesteps() {
             lines.push("the levels differ, so the latents are not compared level by level".into());
             lines.push(format!("distance at the end  {:.3}", self.last().z().distance(other.last().z())?));

@@ -76,7 +76,18 @@ impl Record {
             ("strength", "Denoising strength"),
         ] {
             if let Some(value) = self.options.get(key).filter(|v| !v.is_null()) {
-                facts.push(format!("{name}: {}", plain(value)));
+                // Readers of this line expect a number; the interval of the guidance stands beside it.
+                match value.as_str().filter(|_| key == "cfg").and_then(|v| v.split_once('@')) {
+                    Some((scale, range)) => facts.push(format!("{name}: {scale}, CFG interval: {range}")),
+                    None => facts.push(format!("{name}: {}", plain(value))),
+                }
+            }
+        }
+        // A1111's own word for the second; both only where the picture is another one for it.
+        for (key, name, off) in [("reuse", "DeepCache interval", 1.0), ("merge", "Token merging ratio", 0.0)]
+        {
+            if let Some(x) = self.options.get(key).and_then(Value::as_f64).filter(|x| *x != off) {
+                facts.push(format!("{name}: {x}"));
             }
         }
         facts.push(format!("Model: {}", self.model));
@@ -117,5 +128,20 @@ mod tests {
         record.options.insert("seed".into(), json!(7));
         let text = record.parameters();
         assert!(text.starts_with("a dog\nNegative prompt: a cat\nSeed: 7, Model: emoji"), "{text}");
+    }
+
+    #[test]
+    fn what_was_left_out_is_told() {
+        let mut record = Record::default();
+        for (key, value) in [("cfg", json!("7@0.2..0.8")), ("reuse", json!(3)), ("merge", json!(0.5))] {
+            record.options.insert(key.into(), value);
+        }
+        let told = "CFG scale: 7, CFG interval: 0.2..0.8, DeepCache interval: 3, Token merging ratio: 0.5, ";
+        assert!(record.parameters().contains(told), "{}", record.parameters());
+        for (key, value) in [("cfg", json!(7.5)), ("reuse", json!(1)), ("merge", json!(0.0))] {
+            record.options.insert(key.into(), value);
+        }
+        let text = record.parameters();
+        assert!(text.contains("CFG scale: 7.5, Model") && !text.contains("DeepCache"), "{text}");
     }
 }

@@ -17,6 +17,7 @@ mod recipes;
 mod script;
 mod signals;
 mod snapshots;
+mod steps;
 mod studies;
 #[cfg(target_os = "linux")]
 mod terminal;

@@ -1,5 +1,6 @@
 //! Diffusion itself: noise, the schedule and its steps.
 
+pub mod guidance;
 pub mod noise;
 pub mod sampler;
 pub mod schedule;

@@ -165,7 +165,7 @@ impl Schedule {
     /// [`Schedule::step`] with noise of the caller's own (`None`: none, whatever the sampler).
     pub fn step_with(&self, z: &Latent, eps: &Latent, i: usize, noise: Option<&Latent>) -> Result<Latent> {
         let x0 = self.x0(z, eps, i)?;
-        self.advance(z, eps, &x0, i, noise)
+        Ok(self.advance(z, eps, &x0, i, noise)?.with_kept(eps.kept().cloned()))
     }
 
     /// [`Schedule::step_with`] for a clean latent `x0` that is known already.

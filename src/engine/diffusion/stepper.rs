@@ -1,5 +1,7 @@
 //! [`Stepper`]: where a sampling run stands, as a value: the latent, the step, and what a multistep sampler remembers.
 
+use std::sync::Arc;
+
 use super::schedule::Schedule;
 use crate::engine::error::{Error, Result};
 use crate::engine::latent::Latent;
@@ -66,14 +68,29 @@ impl Stepper {
             z = z.add(&change)?;
         }
         let before = s.options().sampler.is_multistep().then_some((x0, self.i));
+        let z = z.with_kept(eps.kept().cloned());
         Ok(Stepper { schedule: s.clone(), z, i: self.i + 1, before })
     }
 
     /// The same level with another latent. What the sampler remembers belonged to the old one and is forgotten: the next
-    /// step is of first order. Errors: shapes that differ.
+    /// step is of first order. Deep features of the network (see `Shortcuts`) stay, unless the new latent has its own:
+    /// they are an approximation either way, and recipes that edit the latent at every step could not use any.
+    /// Errors: shapes that differ.
     pub fn with(&self, z: &Latent) -> Result<Self> {
         Latent::same_shape("with", &self.z, z)?;
-        Ok(Stepper { z: z.clone(), before: None, ..self.clone() })
+        let kept = z.kept().or(self.z.kept()).cloned();
+        Ok(Stepper { z: z.clone().with_kept(kept), before: None, ..self.clone() })
+    }
+
+    /// The same without deep features of the network.
+    pub(crate) fn light(&self) -> Self {
+        Stepper { z: self.z.clone().with_kept(None), ..self.clone() }
+    }
+
+    /// The same with the deep features that `from` has, `age` steps old.
+    pub(crate) fn with_kept_of(&self, from: &Latent, age: usize) -> Self {
+        let kept = from.kept().map(|k| Arc::new(k.aged(age)));
+        Stepper { z: self.z.clone().with_kept(kept), ..self.clone() }
     }
 
     /// The same state under another schedule of as many steps (fresh noise of another seed, say).

@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use candle_core::Tensor;
 
+use super::unet::Merge;
 use crate::engine::error::{Error, Result};
 use crate::engine::observe::Cancel;
 use crate::engine::tape::Tape;
@@ -111,6 +112,7 @@ pub struct Hooks<'a> {
     activation: Vec<&'a mut dyn ActivationHook>,
     cancel: Option<Cancel>,
     tape: Option<Rc<Tape>>,
+    merge: Option<Merge>,
 }
 
 impl<'a> Hooks<'a> {
@@ -156,7 +158,27 @@ impl<'a> Hooks<'a> {
                 || self.attention.iter().any(|h| h.wants_qkv(site))
                 || (site.kind != SiteKind::Activation && self.wants_probs(site, queries, keys))
         };
-        self.tape.as_ref().filter(|_| !sites.iter().any(|s| seen(s))).map(Rc::clone)
+        // What is computed again knows no merging.
+        self.tape.as_ref().filter(|_| self.merge.is_none() && !sites.iter().any(|s| seen(s))).map(Rc::clone)
+    }
+
+    /// Merges tokens in self-attention, except at sites whose attention a hook wants: those see every token.
+    pub fn with_merge(mut self, merge: Option<Merge>) -> Self {
+        self.merge = merge;
+        self
+    }
+
+    /// What self-attention at `site` among `tokens` merges, if anything.
+    pub fn merging(&self, site: &Site, tokens: usize) -> Option<Merge> {
+        self.merge.filter(|_| !self.wants(site, tokens, tokens))
+    }
+
+    /// Whether any hook wants what happens at `site`; queries and keys count where it is attention.
+    pub fn wants(&self, site: &Site, queries: usize, keys: usize) -> bool {
+        match site.kind {
+            SiteKind::Activation => self.activation.iter().any(|h| h.wants(site)),
+            _ => self.attention.iter().any(|h| h.wants_qkv(site)) || self.wants_probs(site, queries, keys),
+        }
     }
 
     /// The roles of the batch rows (empty: all conditional).

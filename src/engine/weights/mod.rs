@@ -6,6 +6,7 @@ pub mod folder;
 pub mod locate;
 pub mod model;
 pub mod pictures;
+mod prompts;
 pub mod read;
 pub mod tokenizer;
 

@@ -1,14 +1,15 @@
 //! [`Model`]: a diffusers folder, loaded: text encoder, UNet, VAE, schedule; and the calls that scripts make on it.
 
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
-use candle_core::{DType, Device, Tensor, TensorId};
+use candle_core::{DType, Device, Tensor};
 
 use super::defaults::Defaults;
 use super::embedding::Embedding;
 use super::folder::Folder;
 use super::locate::locate;
+use super::prompts::{PromptCache, Prompts};
 use super::tokenizer::Tokenizer;
 use super::{Scope, Weights};
 use crate::engine::diffusion::noise::Rng;
@@ -20,8 +21,8 @@ use crate::engine::latent::{Latent, Raw};
 use crate::engine::nets::attention_edit::Attention;
 use crate::engine::nets::clip_text::ClipText;
 use crate::engine::nets::clip_vision::Clip;
-use crate::engine::nets::hooks::{Extra, Features, Hooks, Row, Site};
-use crate::engine::nets::unet::{Context, Unet, UnetConfig};
+use crate::engine::nets::hooks::{Extra, Features, Hooks, Row, Site, SiteKind};
+use crate::engine::nets::unet::{Kept, Merge, Pass, Shortcuts, Unet, UnetConfig, Work, spread};
 use crate::engine::nets::vae::{Vae, VaeConfig};
 use crate::engine::observe::Cancel;
 use crate::engine::tape::Tape;
@@ -52,6 +53,8 @@ pub struct PredictOptions {
     pub features: Vec<String>,
     /// Computes the UNet's blocks again on the way back: less memory for a gradient, at one more pass.
     pub tape: Option<Rc<Tape>>,
+    /// Approximations; off unless said.
+    pub shortcuts: Shortcuts,
 }
 
 struct Parts {
@@ -68,7 +71,10 @@ struct Parts {
     parameters: usize,
     fingerprint: String,
     unused: Vec<String>,
-    context: Mutex<Option<(Vec<TensorId>, Arc<Context>)>>,
+    prompts: PromptCache,
+    work: Arc<Work>,
+    /// Tells this model from all others, whatever their weights.
+    identity: Arc<()>,
 }
 
 type ClipPair = (Clip, Tokenizer);
@@ -138,7 +144,9 @@ impl Model {
             parameters,
             fingerprint: join_fingerprints(&fingerprints),
             unused,
-            context: Mutex::default(),
+            prompts: PromptCache::default(),
+            work: Arc::default(),
+            identity: Arc::new(()),
         })))
     }
 
@@ -165,6 +173,11 @@ impl Model {
     /// Bytes of its weights in memory.
     pub fn bytes(&self) -> usize {
         self.0.parameters * self.0.options.dtype.size_in_bytes()
+    }
+
+    /// What its UNet has done since it was loaded.
+    pub fn work(&self) -> &Work {
+        &self.0.work
     }
 
     /// Where it computes.
@@ -317,7 +330,7 @@ impl Model {
     ) -> Result<(Latent, Vec<Tensor>)> {
         let n = z.dims().0;
         let rows = vec![Row::Conditional; n];
-        self.run(z, t, self.context(&vec![text; n])?.as_ref(), rows, text, options, extra)
+        self.run(z, t, &*self.prompts(&vec![text; n])?, rows, text, options, extra)
     }
 
     /// Classifier-free guidance (Ho and Salimans 2022): `none + cfg (text - none)`, both in one batch. With `cfg` 1 only
@@ -354,20 +367,20 @@ impl Model {
             return self.predict_with(z, t, text, options, extra);
         }
         let n = z.dims().0;
-        let both = Latent::new(Tensor::cat(&[z.tensor(), z.tensor()], 0)?)?;
+        let both = Latent::new(Tensor::cat(&[z.tensor(), z.tensor()], 0)?)?.with_kept(z.kept().cloned());
         let mut prompts = vec![none; n];
         prompts.resize(2 * n, text);
         let mut rows = vec![Row::Unconditional; n];
         rows.resize(2 * n, Row::Conditional);
-        let context = self.context(&prompts)?;
-        let (both, features) = self.run(&both, t, &context, rows, text, options, extra)?;
+        let prompts = self.prompts(&prompts)?;
+        let (both, features) = self.run(&both, t, &prompts, rows, text, options, extra)?;
         let features = features.iter().map(|f| Ok(f.narrow(0, n, n)?)).collect::<Result<_>>()?;
         let part = |x: &Tensor, i: usize| -> Result<Tensor> { Ok(x.narrow(0, i * n, n)?) };
         let mix = |x: &Tensor| -> Result<Tensor> {
             let (none, text) = (part(x, 0)?, part(x, 1)?);
             Ok((&none + ((text - &none)? * cfg)?)?)
         };
-        let eps = Latent::new(mix(both.tensor())?)?;
+        let eps = Latent::new(mix(both.tensor())?)?.with_kept(both.kept().cloned());
         match both.raw() {
             Some(raw) => {
                 let tensor = mix(&raw.tensor)?;
@@ -377,19 +390,8 @@ impl Model {
         }
     }
 
-    /// The prompts of a batch, with the keys and values that an earlier call with the same prompts has left. Prompts with
-    /// a graph are never kept.
-    fn context(&self, prompts: &[&Embedding]) -> Result<Arc<Context>> {
-        let states: Vec<&Tensor> = prompts.iter().map(|p| p.states()).collect();
-        let ids: Vec<TensorId> = states.iter().map(|s| s.id()).collect();
-        let tracked = states.iter().any(|s| s.track_op());
-        let mut kept = self.0.context.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, context)) = kept.as_ref().filter(|(k, _)| !tracked && *k == ids) {
-            return Ok(Arc::clone(context));
-        }
-        let context = Arc::new(Context::new(Tensor::cat(&states, 0)?));
-        *kept = (!tracked).then(|| (ids, Arc::clone(&context)));
-        Ok(context)
+    fn prompts(&self, prompts: &[&Embedding]) -> Result<Arc<Prompts>> {
+        self.0.prompts.get(prompts, &self.0.work)
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -397,7 +399,7 @@ impl Model {
         &self,
         z: &Latent,
         t: f64,
-        context: &Context,
+        prompts: &Prompts,
         rows: Vec<Row>,
         text: &Embedding,
         options: &PredictOptions,
@@ -413,8 +415,13 @@ impl Model {
             None => None,
         };
         let mut features = Features::new(&options.features);
-        let mut hooks =
-            Hooks::for_rows(rows).with_cancel(self.0.options.cancel.clone()).with_tape(options.tape.clone());
+        let shortcuts = options.shortcuts;
+        let merge = (shortcuts.merge() > 0.0)
+            .then(|| Merge { ratio: shortcuts.merge(), seed: spread(shortcuts.merge_seed() ^ t.to_bits()) });
+        let mut hooks = Hooks::for_rows(rows)
+            .with_cancel(self.0.options.cancel.clone())
+            .with_tape(options.tape.clone())
+            .with_merge(merge);
         if let Some(edit) = &mut edit {
             hooks = hooks.with_attention(edit);
         }
@@ -429,9 +436,60 @@ impl Model {
             hooks = hooks.with_activation(hook.as_mut());
         }
         let z_in = z.tensor().to_device(self.device())?.to_dtype(self.0.options.dtype)?;
-        let out = self.0.unet.forward(&z_in, t, context, &mut hooks)?.to_dtype(z.tensor().dtype())?;
+        let kept = self.kept(z, prompts, &hooks, shortcuts.reuse())?;
+        let pass = match &kept {
+            _ if shortcuts.reuse() == 1 => Pass::Full,
+            Some(kept) => Pass::From(kept.features()),
+            None => Pass::Keep,
+        };
+        self.0.work.pass(z.dims().0, matches!(pass, Pass::From(_)));
+        let (out, deep) = self.0.unet.forward_pass(&z_in, t, &prompts.context, &mut hooks, pass)?;
+        let out = out.to_dtype(z.tensor().dtype())?;
         drop(hooks);
-        Ok((implied_noise(self.0.train.prediction, z, out, ab)?, features.take()?))
+        if deep.as_ref().is_some_and(Tensor::track_op) {
+            return Err(no_gradient());
+        }
+        let kept = match (kept, deep) {
+            (Some(kept), _) => Some(Arc::new(kept.aged(kept.age() + 1))),
+            (None, deep) => deep.map(|d| Arc::new(Kept::new(&self.0.identity, &prompts.ids, d))),
+        };
+        let eps = implied_noise(self.0.train.prediction, z, out, ab)?.with_kept(kept);
+        Ok((eps, features.take()?))
+    }
+
+    /// The deep features that came with `z`, if they may serve once more.
+    /// Errors: a gradient is wanted, or a hook wants what a shallow pass leaves out (also where this pass is a full one:
+    /// a mistake is told at once).
+    fn kept(&self, z: &Latent, prompts: &Prompts, hooks: &Hooks, reuse: usize) -> Result<Option<Arc<Kept>>> {
+        if reuse == 1 {
+            return Ok(None);
+        }
+        let states = prompts.context.states();
+        if z.tensor().track_op() || states.track_op() {
+            return Err(no_gradient());
+        }
+        let (_, _, h, w) = z.dims();
+        let deep = self.0.unet.deep_sites();
+        let wanted = deep.iter().find(|site| {
+            let side = self.0.unet.reduction(site);
+            let queries = (h / side) * (w / side);
+            let keys = if site.kind == SiteKind::CrossAttention { states.dims()[1] } else { queries };
+            hooks.wants(site, queries, keys)
+        });
+        if let Some(site) = wanted {
+            let runs = |s: &&Site| !deep.iter().any(|d| d.path == s.path);
+            let sites = self.sites();
+            let runs: Vec<&str> = sites.into_iter().filter(runs).filter_map(|s| s.alias.as_deref()).collect();
+            return Err(Error::value(
+                "reuse",
+                "an edit, a recorder or a feature needs what reuse leaves out",
+            )
+            .expected(format!("sites that every step runs: {}; or reuse 1", runs.join(", ")))
+            .got(site.alias.clone().unwrap_or_else(|| site.path.clone()))
+            .hint("leave out reuse here, or let the edit work at those sites alone"));
+        }
+        let fits = |kept: &&Arc<Kept>| kept.serves(&self.0.identity, &prompts.ids, (h, w), reuse);
+        Ok(z.kept().filter(fits).cloned())
     }
 
     /// What the network should predict for `x0` noised with `noise` to timestep `t`: the target of training.
@@ -481,6 +539,12 @@ impl Model {
         Error::missing("similarity", format!("the model {} has no CLIP beside it", self.0.name))
             .hint("put a transformers CLIP folder named clip into the model's folder")
     }
+}
+
+fn no_gradient() -> Error {
+    Error::value("reuse", "reuse has no gradient: the features of an earlier step are constants")
+        .expected("reuse 1 where a gradient is wanted")
+        .hint("leave out reuse inside grad and minimize")
 }
 
 fn within(error: Error, part: &str) -> Error {

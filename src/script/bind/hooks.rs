@@ -10,9 +10,11 @@ use crate::engine::error::{Error, Kind, Result};
 use crate::engine::latent::Latent;
 use crate::engine::nets::attention_edit::Attention;
 use crate::engine::nets::hooks::{ActivationHook, AttentionHook, Extra, Row, Site, SiteKind};
+use crate::engine::nets::unet::Shortcuts;
 use crate::engine::tape::Tape;
 use crate::engine::weights::embedding::Embedding;
 use crate::engine::weights::model::{Model, PredictOptions};
+use crate::script::args::Opts;
 use crate::script::types::{self, Handle};
 use crate::script::values::Fail;
 
@@ -182,29 +184,58 @@ impl ActivationHook for Hook<'_> {
     }
 }
 
-/// A noise prediction and the activations that were asked for.
-type Predicted = std::result::Result<(Latent, Vec<candle_core::Tensor>), Fail>;
-
-/// What else a prediction is asked for.
-#[derive(Default)]
-pub struct More<'a> {
-    /// Activation sites to read.
-    pub features: &'a [String],
+/// The options of a prediction.
+#[derive(Clone, Debug, Default)]
+pub struct How {
+    /// Edits of the attention, functions at sites.
+    pub edits: Option<Edits>,
+    /// Activations to read.
+    pub features: Vec<String>,
+    /// Approximations.
+    pub shortcuts: Shortcuts,
     /// Computes blocks again on the way back.
     pub tape: Option<Rc<Tape>>,
 }
+
+impl How {
+    /// From `attention`, `features`, `reuse`, `merge` and `merge_seed`. Errors: values of other types or out of range.
+    pub fn read(o: &Opts) -> Result<Self> {
+        Ok(How {
+            edits: o.get("attention")?,
+            features: o.or("features", Vec::new())?,
+            shortcuts: shortcuts(o, Shortcuts::default())?,
+            tape: None,
+        })
+    }
+}
+
+/// `reuse`, `merge` and `merge_seed`, or those of `before`. Errors: out of range.
+pub fn shortcuts(o: &Opts, before: Shortcuts) -> Result<Shortcuts> {
+    Shortcuts::new(
+        o.or("reuse", before.reuse())?,
+        o.or("merge", before.merge())?,
+        o.or("merge_seed", before.merge_seed())?,
+    )
+}
+
+/// A noise prediction and the activations that were asked for.
+type Predicted = std::result::Result<(Latent, Vec<candle_core::Tensor>), Fail>;
 
 fn with_hooks(
     cx: &NativeCallContext,
     m: &Model,
     z: &Latent,
-    edits: Option<&Edits>,
-    more: More,
+    how: &How,
     predict: impl FnOnce(&PredictOptions, &mut Extra) -> Result<(Latent, Vec<candle_core::Tensor>)>,
 ) -> Predicted {
-    let attention = edits.map(|e| e.attention.clone());
-    let options = PredictOptions { attention, features: more.features.to_vec(), tape: more.tape };
-    let Some(edits) = edits.filter(|e| !e.probs.is_empty() || !e.activations.is_empty()) else {
+    let How { edits, features, shortcuts, tape } = how;
+    let options = PredictOptions {
+        attention: edits.as_ref().map(|e| e.attention.clone()),
+        features: features.clone(),
+        shortcuts: *shortcuts,
+        tape: tape.clone(),
+    };
+    let Some(edits) = edits.as_ref().filter(|e| !e.probs.is_empty() || !e.activations.is_empty()) else {
         return Ok(predict(&options, &mut Extra::default())?);
     };
     let failed = Failed::default();
@@ -237,10 +268,9 @@ pub fn predict(
     z: &Latent,
     t: f64,
     text: &Embedding,
-    edits: Option<&Edits>,
-    more: More,
+    how: &How,
 ) -> Predicted {
-    with_hooks(cx, m, z, edits, more, |o, extra| m.predict_with(z, t, text, o, extra))
+    with_hooks(cx, m, z, how, |o, extra| m.predict_with(z, t, text, o, extra))
 }
 
 /// One guided prediction; `by` is prompt, empty or negative prompt, guidance.
@@ -250,8 +280,7 @@ pub fn guided(
     z: &Latent,
     t: f64,
     by: (&Embedding, &Embedding, f64),
-    edits: Option<&Edits>,
-    more: More,
+    how: &How,
 ) -> Predicted {
-    with_hooks(cx, m, z, edits, more, |o, extra| m.guided_with(z, t, by.0, by.1, by.2, o, extra))
+    with_hooks(cx, m, z, how, |o, extra| m.guided_with(z, t, by.0, by.1, by.2, o, extra))
 }

@@ -5,6 +5,7 @@ mod chain;
 mod core;
 mod drawing;
 mod grad;
+pub mod guidance;
 mod hooks;
 mod image;
 mod latent;
@@ -42,6 +43,7 @@ use crate::engine::weights::pictures as shipped;
 /// Every function, in the order of the reference page.
 pub fn register(r: &mut Registry) {
     model::register(r);
+    guidance::register(r);
     prompt::register(r);
     schedule::register(r);
     latent::register(r);

@@ -6,7 +6,8 @@ use std::path::{Component, Path};
 use candle_core::DType;
 use rhai::{Dynamic, Map, NativeCallContext};
 
-use super::hooks::{self, Edits};
+use super::guidance::Cfg;
+use super::hooks::{self, How};
 use super::size;
 use crate::engine::device;
 use crate::engine::diffusion::noise::Rng;
@@ -184,10 +185,12 @@ pub(super) fn noise(m: &Model, seed: &Either<u64, Options>, opts: &Opts) -> Resu
     m.noise(rng, seed, n, size)
 }
 
-/// The tape of the gradient that is being computed, if its blocks shall be computed twice, and the activations to read.
-fn more<'a>(host: &Host, o: &Opts, features: &'a [String]) -> Result<hooks::More<'a>> {
+/// The options of a prediction, with the tape of the gradient that is being computed, if its blocks shall be computed
+/// twice.
+fn how(host: &Host, o: &Opts) -> Result<How> {
     let gradient = if o.or("checkpoint", false)? { host.gradient() } else { None };
-    Ok(hooks::More { features, tape: gradient.map(|g| std::rc::Rc::clone(g.tape())) })
+    let tape = gradient.map(|g| std::rc::Rc::clone(g.tape()));
+    Ok(How { tape, ..How::read(o)? })
 }
 
 /// Noise, or noise and activations where some were asked for.
@@ -312,7 +315,8 @@ pub fn register(r: &mut Registry) {
     r.def(
         "m.predict(z, t, text)",
         "The noise eps that the UNet sees in `z` at training timestep `t` under the prompt, whatever the network's own target \
-         is. With `features` the result is #{ eps, features }: activations of the same pass, as Latents.",
+         is. With `features` the result is #{ eps, features }: activations of the same pass, as Latents. `reuse` and `merge` \
+         are approximations that save time: see `guided`.",
     )
     .option("attention", "Attention", "edits of the attention, or a recorder")
     .option("features", "[string]", "activation sites to read: \"input 2\", \"middle 0\", or paths of `m.sites()`")
@@ -322,6 +326,9 @@ pub fn register(r: &mut Registry) {
         "inside of a gradient: compute each block again on the way back, for less memory and a pass more (not the blocks that an \
          edit or a feature looks into)",
     )
+    .option("reuse", "integer", "the network's deep features serve that many steps; 1 = off (DeepCache, another picture)")
+    .option("merge", "number", "share of the tokens that self-attention merges, 0 to 0.75; 0 = off (ToMe, another picture)")
+    .option("merge_seed", "integer", "which tokens others are merged into; 0")
     .example(
         "let m = load(\"emoji\");\nlet s = m.schedule(50);\nm.predict(m.noise(0), s.t(0), m.encode(\"a dog\")).shape \
          // => [1, 4, 16, 16]",
@@ -333,21 +340,31 @@ pub fn register(r: &mut Registry) {
     .see(&["guided", "step", "attention", "sites"])
     .work()
     .bind(move |cx: &NativeCallContext, m: Model, z: Latent, t: f64, text: Embedding, o: Opts| {
-        let (edits, names) = (o.get::<Edits>("attention")?, o.or::<Vec<String>>("features", Vec::new())?);
-        predicted(hooks::predict(cx, &m, &z, t, &text, edits.as_ref(), more(&host, &o, &names)?)?, &names)
+        let how = how(&host, &o)?;
+        predicted(hooks::predict(cx, &m, &z, t, &text, &how)?, &how.features)
     });
     let host = r.host();
     r.def(
         "m.guided(z, t, text, none, cfg)",
         "Classifier-free guidance: `eps(none) + cfg * (eps(text) - eps(none))`, both rows in one call. `none` is the empty or \
-         the negative prompt.",
+         the negative prompt. `cfg` is a number, an interval of noise levels `\"7@0.2..0.8\"` or #{ scale, low, high } outside \
+         of which it is 1, or a function |level| of the noise level (see `cfg_at`). Where it is 1 the row of `none` is not \
+         computed. `reuse` (Ma, Fang and Wang 2023, arXiv 2312.00858) runs only the outermost layers on the deep features of \
+         an earlier step; these travel with the values, from eps over `step` to the next latent, and arithmetic drops them: \
+         then the pass is a full one, as it is when prompts or rows change. It has no gradient, and refuses hooks at what is \
+         left out. `merge` (Bolya and Hoffman 2023, arXiv 2303.17604) merges similar tokens in self-attention at the latent's \
+         own size, except where a hook wants the attention.",
     )
     .option("attention", "Attention", "edits of the attention of the row with the prompt, or a recorder")
     .example(
         "let m = load(\"emoji\");\nlet s = m.schedule(50);\nlet text = m.encode(\"a dog\");\nlet z = m.noise(0);\n\
          distance(m.guided(z, 981, text, m.encode(\"\"), 1), m.predict(z, 981, text)) // => 0.0",
     )
-    .see(&["predict", "step", "attention"])
+    .example(
+        "let m = load(\"emoji\");\nlet text = m.encode(\"a dog\");\nlet none = m.encode(\"\");\nlet st = m.schedule(6).stepper(m.noise(0));\n\
+         while !st.done {\n    st = st.step(m.guided(st.z, st.t, text, none, \"7@0.2..0.8\", #{ reuse: 2, merge: 0.5 }));\n}\nst.z.shape // => [1, 4, 16, 16]",
+    )
+    .see(&["predict", "step", "attention", "cfg_at", "work"])
     .work()
     .option("features", "[string]", "activation sites to read, in the rows with the prompt: the result is #{ eps, features }")
     .option(
@@ -356,9 +373,12 @@ pub fn register(r: &mut Registry) {
         "inside of a gradient: compute each block again on the way back, for less memory and a pass more (not the blocks that an \
          edit or a feature looks into)",
     )
-    .bind(move |cx: &NativeCallContext, m: Model, z: Latent, t: f64, text: Embedding, none: Embedding, cfg: f64, o: Opts| {
-        let (edits, names) = (o.get::<Edits>("attention")?, o.or::<Vec<String>>("features", Vec::new())?);
-        predicted(hooks::guided(cx, &m, &z, t, (&text, &none, cfg), edits.as_ref(), more(&host, &o, &names)?)?, &names)
+    .option("reuse", "integer", "the network's deep features serve that many steps; 1 = off (DeepCache, another picture)")
+    .option("merge", "number", "share of the tokens that self-attention merges, 0 to 0.75; 0 = off (ToMe, another picture)")
+    .option("merge_seed", "integer", "which tokens others are merged into; 0")
+    .bind(move |cx: &NativeCallContext, m: Model, z: Latent, t: f64, text: Embedding, none: Embedding, cfg: Cfg, o: Opts| {
+        let (how, cfg) = (how(&host, &o)?, cfg.at(cx, &m, t)?);
+        predicted(hooks::guided(cx, &m, &z, t, (&text, &none, cfg), &how)?, &how.features)
     });
     r.def(
         "m.similarity(picture, what)",
@@ -398,6 +418,27 @@ pub fn register(r: &mut Registry) {
     r.prop("m.factor", "Picture pixels per latent pixel, on a side.")
         .example("load(\"emoji\").factor // => 4")
         .bind(|m: Model| m.factor());
+    r.prop(
+        "m.work",
+        "What its UNet has done since it was loaded, as a map: `passes`, calls of the network; `shallow`, those that ran on \
+         reused features; `rows`, pictures and prompts of all calls together (guidance needs two rows a picture); `keys`, how \
+         often keys and values of prompts were computed at one place.",
+    )
+    .example(
+        "let m = load(\"emoji\");\nlet before = m.work.rows;\nm.sample(\"a dog\", #{ steps: 10, cfg: \"7@0.0..0.4\" });\n\
+         m.work.rows - before // => 14",
+    )
+    .see(&["guided", "sites"])
+    .bind(|m: Model| {
+        let work = m.work();
+        let list = [
+            ("passes", work.passes()),
+            ("shallow", work.shallow()),
+            ("rows", work.rows()),
+            ("keys", work.keys()),
+        ];
+        list.into_iter().map(|(k, v)| (k.into(), (v as i64).into())).collect::<Map>()
+    });
     r.prop("m.memory", "Bytes of its weights in memory.")
         .example("load(\"emoji\").memory > 1000000 // => true")
         .bind(|m: Model| Model::bytes(&m));

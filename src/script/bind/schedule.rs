@@ -188,7 +188,8 @@ fn stepper(r: &mut Registry) {
         });
     r.def(
         "st.with(z)",
-        "The same level with another latent. What a multistep sampler remembered belonged to the old latent and is forgotten.",
+        "The same level with another latent. What a multistep sampler remembered belonged to the old latent and is forgotten; \
+         features for `reuse` stay until their steps are over, unless the new latent has its own.",
     )
     .example(&example("let st = st.step(m.noise(1));\nst.with(st.z * 0.9).i // => 1"))
     .see(&["step"])

@@ -4,9 +4,11 @@ use ::image::RgbImage;
 use candle_core::Device;
 use rhai::Dynamic;
 
-use super::hooks::{self, Edits};
+use super::guidance::Cfg;
+use super::hooks::{self, Edits, How};
 use super::model;
 use super::schedule::timestep;
+use crate::engine::diffusion::guidance::Guidance;
 use crate::engine::diffusion::schedule::Schedule;
 use crate::engine::diffusion::stepper::Stepper;
 use crate::engine::error::{Error, Result};
@@ -60,7 +62,7 @@ impl Handle for Level {
 /// Steps taken when nothing is said.
 const STEPS: usize = 30;
 /// Guidance when nothing is said.
-const CFG: f64 = 7.5;
+const CFG: Guidance = Guidance::Constant(7.5);
 
 /// Words, or a prompt that was encoded before.
 type Prompt = Either<String, Embedding>;
@@ -72,7 +74,14 @@ fn embedding(host: &Host, m: &Model, prompt: Prompt) -> Result<Embedding> {
     }
 }
 
-fn steering(host: &Host, m: &Model, o: &Opts, before: Option<&Steering>) -> Result<Steering> {
+fn steering(
+    host: &Host,
+    cx: &rhai::NativeCallContext,
+    m: &Model,
+    schedule: &Schedule,
+    o: &Opts,
+    before: Option<&Steering>,
+) -> std::result::Result<Steering, Fail> {
     let or = |key: &str, known: Option<&Embedding>| -> Result<Embedding> {
         match (o.get::<Prompt>(key)?, known) {
             (Some(prompt), _) => embedding(host, m, prompt),
@@ -84,8 +93,12 @@ fn steering(host: &Host, m: &Model, o: &Opts, before: Option<&Steering>) -> Resu
     Ok(Steering {
         text: or("prompt", before.map(|b| &b.text))?,
         none: or("negative", before.map(|b| &b.none))?,
-        cfg: o.or("cfg", before.map_or(CFG, |b| b.cfg))?,
+        cfg: match o.get::<Cfg>("cfg")? {
+            Some(cfg) => cfg.over(cx, m, schedule)?,
+            None => before.map_or(CFG, |b| b.cfg.clone()),
+        },
         attention: edits.map_or(String::new(), |e| e.detail()),
+        shortcuts: hooks::shortcuts(o, before.map_or_else(Default::default, |b| b.shortcuts))?,
     })
 }
 
@@ -98,12 +111,13 @@ fn run(
     schedule: &Schedule,
     o: &Opts,
 ) -> std::result::Result<Trajectory, Fail> {
-    let edits: Option<Edits> = o.get("attention")?;
+    let how = How { shortcuts: steering.shortcuts, ..How::read(o)? };
     let to = match o.get::<usize>("to")? {
         Some(level) => level,
         None => schedule.len(),
     };
     let (m, by) = (tr.model().clone(), steering.clone());
+    let timesteps = m.train_schedule().len() as f64;
     tr.extend(
         steering,
         schedule,
@@ -111,8 +125,8 @@ fn run(
         |z, t| {
             host.worked();
             host.cancel().check("sample")?;
-            hooks::guided(cx, &m, z, t, (&by.text, &by.none, by.cfg), edits.as_ref(), hooks::More::default())
-                .map(|(eps, _)| eps)
+            let cfg = by.cfg.at(t / timesteps);
+            hooks::guided(cx, &m, z, t, (&by.text, &by.none, cfg), &how).map(|(eps, _)| eps)
         },
         |state| {
             host.worked();
@@ -140,7 +154,7 @@ fn sample(
             return Err(error.hint("#{ from: 20, latent: s.add_noise(x0, noise, 20) }").into());
         }
     };
-    let steering = Steering { text: embedding(host, m, prompt)?, ..steering(host, m, o, None)? };
+    let steering = Steering { text: embedding(host, m, prompt)?, ..steering(host, cx, m, &s, o, None)? };
     let begun = Trajectory::new(m, Stepper::new(&s, &z, from)?, steering.clone());
     run(host, cx, &begun, steering, &s, o)
 }
@@ -151,7 +165,7 @@ fn resume(
     tr: &Trajectory,
     o: &Opts,
 ) -> std::result::Result<Trajectory, Fail> {
-    let steering = steering(host, tr.model(), o, Some(tr.steering()))?;
+    let steering = steering(host, cx, tr.model(), tr.schedule(), o, Some(tr.steering()))?;
     let old = tr.schedule().options();
     let schedule = tr.schedule().with_noise(o.or("noise_eta", old.noise_eta)?, o.or("seed", old.seed)?)?;
     run(host, cx, tr, steering, &schedule, o)
@@ -211,7 +225,7 @@ pub fn register(r: &mut Registry) {
     )
     .option("seed", "integer", "of the noise; 0")
     .option("steps", "integer", "30")
-    .option("cfg", "number", "guidance; 7.5")
+    .option("cfg", "number|string|map|function", "guidance; 7.5, also by noise level: see `cfg_at`")
     .option("negative", "string|Embedding", "what the picture should not show")
     .option("sampler", "string", "as for `schedule`")
     .option("noise_eta", "number", "share of fresh noise per step of ddim or euler")
@@ -219,6 +233,9 @@ pub fn register(r: &mut Registry) {
     .option("n", "integer", "how many pictures")
     .option("size", "pixels|[w, h]", "of the picture; 0 = the model's own")
     .option("attention", "Attention", "edits of the attention, or a recorder")
+    .option("reuse", "integer", "the network's deep features serve that many steps; 1 = off (DeepCache, another picture)")
+    .option("merge", "number", "share of the tokens that self-attention merges, 0 to 0.75; 0 = off (ToMe, another picture)")
+    .option("merge_seed", "integer", "which tokens others are merged into; 0")
     .option("latent", "Latent", "begins with this one instead of noise")
     .option("from", "integer", "the level at which it begins; 0")
     .option("to", "integer", "the level at which it stops; the end")
@@ -265,8 +282,19 @@ pub fn register(r: &mut Registry) {
     )
     .option("prompt", "string|Embedding", "from here on")
     .option("negative", "string|Embedding", "from here on")
-    .option("cfg", "number", "from here on")
+    .option("cfg", "number|string|map|function", "from here on")
     .option("attention", "Attention", "edits of the attention, or a recorder")
+    .option(
+        "reuse",
+        "integer",
+        "the network's deep features serve that many steps; 1 = off (DeepCache, another picture)",
+    )
+    .option(
+        "merge",
+        "number",
+        "share of the tokens that self-attention merges, 0 to 0.75; 0 = off (ToMe, another picture)",
+    )
+    .option("merge_seed", "integer", "which tokens others are merged into; 0")
     .option("noise_eta", "number", "share of fresh noise per step")
     .option("seed", "integer", "of the fresh noise")
     .option("to", "integer", "the level at which it stops; the end")

@@ -37,6 +37,11 @@ pub struct Spec {
 }
 
 impl Spec {
+    /// Whether it is the guidance, which may be given by noise level: `7@0.2..0.8`.
+    pub fn is_cfg(&self) -> bool {
+        self.common && self.name == "cfg"
+    }
+
     /// The type and range as help shows it: "0.0..1.0", "integer 1..1000", "lerp|slerp".
     pub fn takes(&self) -> String {
         if !self.choices.is_empty() {
@@ -58,6 +63,7 @@ impl Spec {
             (Val::None, _) => "any",
         };
         match range {
+            Some(range) if self.is_cfg() => format!("number {range}[@low..high]"),
             Some(range) if matches!(self.default, Val::Int(_) | Val::Float(_)) && kind != "pixels|[w, h]" => {
                 format!("{kind} {range}")
             }
@@ -83,7 +89,7 @@ pub fn common() -> Vec<Spec> {
             "cfg",
             Val::Float(7.5),
             Some((0.0, 100.0)),
-            "guidance: how hard the prompt pulls; 1 = not at all",
+            "guidance: how hard the prompt pulls; 1 = not at all; @: between these noise levels, else 1",
         ),
         spec("size", Val::Int(0), Some((0.0, 8192.0)), "of the picture; 0 = the model's own"),
         spec("n", Val::Int(1), Some((1.0, 64.0)), "pictures at once, shown as a grid"),

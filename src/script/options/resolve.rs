@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use super::{Resolved, Spec, Val};
+use crate::engine::diffusion::guidance::{EXAMPLE, Guidance};
 use crate::engine::weights::defaults::Defaults;
 use crate::report::{Exit, Report};
+use crate::script::bind::guidance::from_value;
 use crate::script::catalog::nearest;
 use crate::script::files::is_file_like;
 use crate::script::{files, types};
@@ -124,6 +126,9 @@ fn fit(recipe: &str, spec: &Spec, value: Val) -> Result<Val, Report> {
             .got(types::got(&value.to_dynamic()))
             .hint(format!("scumble run {recipe} --help"))
     };
+    if spec.is_cfg() {
+        return cfg(recipe, spec, &value).unwrap_or_else(|| Err(wrong(&value)));
+    }
     let value = match (&spec.default, value) {
         (Val::Int(_), v @ Val::List(_)) if spec.name == "size" => return size(v, &wrong),
         (Val::Int(_), Val::Float(x)) if x == x.trunc() && x.abs() < 9e15 => Val::Int(x as i64),
@@ -138,17 +143,7 @@ fn fit(recipe: &str, spec: &Spec, value: Val) -> Result<Val, Report> {
     if let (Some((lo, hi)), Some(x)) = (spec.range, value.number())
         && !(lo..=hi).contains(&x)
     {
-        let range = match spec.default {
-            Val::Int(_) if hi >= 1e15 => format!("{lo} or more"),
-            Val::Int(_) => format!("{lo} to {hi}"),
-            _ => format!("{} to {}", types::number(lo), types::number(hi)),
-        };
-        let mut report = Report::usage(format!("{recipe}: {} is out of range", spec.name));
-        report.kind = "value".into();
-        return Err(report
-            .expected(range)
-            .got(value.to_string())
-            .hint(format!("{}: {}", spec.name, spec.doc)));
+        return Err(out_of_range(recipe, spec, (lo, hi), &value));
     }
     if let (false, Some(text)) = (spec.choices.is_empty(), value.text())
         && !spec.choices.iter().any(|c| c == text)
@@ -160,6 +155,38 @@ fn fit(recipe: &str, spec: &Spec, value: Val) -> Result<Val, Report> {
         });
     }
     Ok(value)
+}
+
+fn out_of_range(recipe: &str, spec: &Spec, (lo, hi): (f64, f64), value: &Val) -> Report {
+    let range = match spec.default {
+        Val::Int(_) if hi >= 1e15 => format!("{lo} or more"),
+        Val::Int(_) => format!("{lo} to {hi}"),
+        _ => format!("{} to {}", types::number(lo), types::number(hi)),
+    };
+    let mut report = Report::usage(format!("{recipe}: {} is out of range", spec.name));
+    report.kind = "value".into();
+    report.expected(range).got(value.to_string()).hint(format!("{}: {}", spec.name, spec.doc))
+}
+
+/// Guidance in one form: a number, or the text of an interval. `None`: a value of another kind.
+fn cfg(recipe: &str, spec: &Spec, value: &Val) -> Option<Result<Val, Report>> {
+    let (scale, value) = match from_value(&value.to_dynamic())? {
+        Ok(Guidance::Constant(scale)) => (scale, Val::Float(scale)),
+        Ok(Guidance::Interval { scale, low, high }) => {
+            (scale, Val::Text(Guidance::Interval { scale, low, high }.to_string()))
+        }
+        Ok(Guidance::Levels(_)) => return None,
+        Err(e) => {
+            let mut report = Report::usage(format!("{recipe}: {}", e.message())).expected(spec.takes());
+            report.kind = "value".into();
+            let report = report.got(e.got_text().map_or_else(|| value.to_string(), str::to_string));
+            return Some(Err(report.hint(format!("cfg={}", e.hint_text().unwrap_or(EXAMPLE)))));
+        }
+    };
+    Some(match spec.range {
+        Some((lo, hi)) if !(lo..=hi).contains(&scale) => Err(out_of_range(recipe, spec, (lo, hi), &value)),
+        _ => Ok(value),
+    })
 }
 
 fn size(value: Val, wrong: &dyn Fn(&Val) -> Report) -> Result<Val, Report> {
@@ -254,6 +281,28 @@ mod tests {
         assert_eq!((e.exit, e.expected.as_deref()), (Exit::Usage, Some("0 to 1")));
         let e = run(&[("model", Val::Text("x".into()))]).unwrap_err();
         assert_eq!(e.hint.as_deref(), Some("model is a flag: --model VALUE"));
+    }
+
+    #[test]
+    fn guidance_may_be_an_interval() {
+        let get = |v: Val| run(&[("cfg", v)]).unwrap().get("cfg").cloned().unwrap();
+        assert_eq!(get(Val::Int(3)), Val::Float(3.0));
+        assert_eq!(get(Val::Text("3".into())), Val::Float(3.0));
+        assert_eq!(get(Val::Text("7@.2..0.80".into())), Val::Text("7@0.2..0.8".into()));
+        let map = Val::Map(vec![("scale".into(), Val::Int(7)), ("low".into(), Val::Float(0.2))]);
+        assert_eq!(get(map), Val::Text("7@0.2..1".into()));
+        let bad = |v: Val| run(&[("cfg", v)]).unwrap_err();
+        let e = bad(Val::Text("7@0.8..0.2".into()));
+        assert_eq!((e.exit, e.hint.as_deref()), (Exit::Usage, Some("cfg=7@0.2..0.8")));
+        assert!(e.title.contains("reversed"), "{e}");
+        let e = bad(Val::Text("700@0.2..0.8".into()));
+        assert_eq!((e.exit, e.expected.as_deref()), (Exit::Usage, Some("0.0 to 100.0")));
+        let e = bad(Val::Text("much".into()));
+        assert_eq!((e.exit, e.expected.as_deref()), (Exit::Usage, Some("number 0.0..100.0[@low..high]")));
+        for v in [Val::Bool(true), Val::List(vec![Val::Int(7)]), Val::Map(vec![("size".into(), Val::Int(7))])]
+        {
+            assert_eq!(bad(v).exit, Exit::Usage);
+        }
     }
 
     #[test]

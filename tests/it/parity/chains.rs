@@ -22,7 +22,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn step(&self, z: &Latent, text: &Embedding, i: usize, attention: Option<&Attention>) -> Latent {
-        let options = PredictOptions { attention: attention.cloned(), ..PredictOptions::default() };
+        let options = PredictOptions { attention: attention.cloned(), ..Default::default() };
         let eps = self.m.guided(z, self.s.t(i).unwrap(), text, &self.none, self.cfg, &options).unwrap();
         self.s.step(z, &eps, i).unwrap()
     }

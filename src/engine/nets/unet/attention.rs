@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use super::activation_site;
 use super::config::UnetConfig;
 use super::context::Context;
+use super::merge::Plan;
 use crate::engine::error::Result;
 use crate::engine::nets::hooks::{Hooks, Site, SiteKind};
 use crate::engine::nets::layers::{attend, conv1, group_norm, layer_norm, linear, linear_no_bias};
@@ -76,9 +77,25 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: Tensor, text: &Context, hooks: &mut Hooks) -> Result<Tensor> {
+    /// `grid`: height and width of the feature map, where its tokens may be merged.
+    fn forward(
+        &self,
+        x: Tensor,
+        text: &Context,
+        grid: Option<(usize, usize)>,
+        hooks: &mut Hooks,
+    ) -> Result<Tensor> {
         let y = self.norm1.forward(&x)?;
-        let x = (self.own.forward(&y, None, hooks)? + x)?;
+        let site = &self.own.site;
+        let plan = match grid.and_then(|grid| Some((grid, hooks.merging(site, grid.0 * grid.1)?))) {
+            Some((grid, merge)) => Plan::new(&y, grid, merge, &site.path)?,
+            None => None,
+        };
+        let own = match plan {
+            Some(plan) => plan.split(&self.own.forward(&plan.merge(&y)?, None, hooks)?)?,
+            None => self.own.forward(&y, None, hooks)?,
+        };
+        let x = (own + x)?;
         let x = (self.cross.forward(&self.norm2.forward(&x)?, Some(text), hooks)? + x)?;
         let y = ops::geglu(&self.gate.forward(&self.norm3.forward(&x)?)?)?;
         Ok((self.out.forward(&y)? + x)?)
@@ -109,6 +126,9 @@ pub(super) struct Transformer {
     blocks: Vec<Block>,
     proj_out: Projection,
     site: Site,
+    /// Whether it works at the latent's own size. Tokens are merged there alone, as in the paper: that is where most of
+    /// the time goes, and where neighbours are alike.
+    finest: bool,
 }
 
 impl Transformer {
@@ -128,6 +148,7 @@ impl Transformer {
                 .collect::<Result<_>>()?,
             proj_out: Projection::new(&w.sub("proj_out"), width, config.linear_projection)?,
             site: activation_site(w.path().to_string(), alias, width),
+            finest: level == 0,
         })
     }
 
@@ -169,7 +190,7 @@ impl Transformer {
             Projection::Linear(linear) => linear.forward(&tokens(y)?)?,
         };
         for block in &self.blocks {
-            y = block.forward(y, text, hooks)?;
+            y = block.forward(y, text, self.finest.then_some((h, w)), hooks)?;
         }
         let y = match &self.proj_out {
             Projection::Conv(conv) => conv.forward(&pixels(y)?)?,

@@ -128,6 +128,28 @@ impl Down {
         }
         Ok(x)
     }
+
+    /// The first `count` layers alone; what comes out of each is in `skips`.
+    pub(super) fn begin(
+        &self,
+        mut x: Tensor,
+        count: usize,
+        temb: &Tensor,
+        text: &Context,
+        skips: &mut Vec<Tensor>,
+        hooks: &mut Hooks,
+    ) -> Result<()> {
+        for layer in self.layers.iter().take(count) {
+            x = layer.forward(&x, None, temb, text, hooks)?;
+            skips.push(x.clone());
+        }
+        Ok(())
+    }
+
+    /// The sites of the first `count` layers.
+    pub(super) fn first_sites<'a>(&'a self, count: usize, into: &mut Vec<&'a Site>) {
+        self.layers.iter().take(count).for_each(|l| l.sites(into));
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -195,13 +217,7 @@ impl Up {
         skips: &mut Vec<Tensor>,
         hooks: &mut Hooks,
     ) -> Result<Tensor> {
-        let mut x = x;
-        for layer in &self.layers {
-            let skip = skips.pop().ok_or_else(|| {
-                Error::new(Kind::Internal, "predict", "the UNet's way up needs more skips than were kept")
-            })?;
-            x = layer.forward(&x, Some(&skip), temb, text, hooks)?;
-        }
+        let x = self.layers(x, 0..self.layers.len(), temb, text, skips, hooks)?;
         match &self.sampler {
             Some((conv, site)) => {
                 let Some(tape) = hooks.tape_for(&[site], (0, 0)) else {
@@ -213,5 +229,35 @@ impl Up {
             }
             None => Ok(x),
         }
+    }
+
+    /// How many layers it has.
+    pub(super) fn len(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// The sites of the last `count` layers.
+    pub(super) fn last_sites<'a>(&'a self, count: usize, into: &mut Vec<&'a Site>) {
+        self.layers.iter().skip(self.layers.len().saturating_sub(count)).for_each(|l| l.sites(into));
+    }
+
+    /// Some of the layers, without the upsampler behind them.
+    pub(super) fn layers(
+        &self,
+        x: Tensor,
+        range: std::ops::Range<usize>,
+        temb: &Tensor,
+        text: &Context,
+        skips: &mut Vec<Tensor>,
+        hooks: &mut Hooks,
+    ) -> Result<Tensor> {
+        let mut x = x;
+        for layer in self.layers.get(range).unwrap_or_default() {
+            let skip = skips.pop().ok_or_else(|| {
+                Error::new(Kind::Internal, "predict", "the UNet's way up needs more skips than were kept")
+            })?;
+            x = layer.forward(&x, Some(&skip), temb, text, hooks)?;
+        }
+        Ok(x)
     }
 }

@@ -7,7 +7,10 @@ mod attention;
 mod blocks;
 mod config;
 mod context;
+mod kept;
+mod merge;
 mod resnet;
+mod shortcuts;
 mod time;
 
 use std::sync::Arc;
@@ -15,17 +18,36 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 pub use config::UnetConfig;
-pub use context::Context;
+pub use context::{Context, Work};
+pub(crate) use kept::Kept;
+pub use merge::Merge;
+pub(crate) use merge::spread;
+pub use shortcuts::{MAX_MERGE, MAX_REUSE, Shortcuts};
 
 use super::hooks::{Hooks, Site, SiteKind};
 use super::layers::{conv3, group_norm};
-use crate::engine::error::{Error, Result};
+use crate::engine::error::{Error, Kind, Result};
 use crate::engine::ops::{Conv2d, GroupNorm};
 use crate::engine::weights::Scope;
 use attention::Transformer;
 use blocks::{Down, Up};
 use resnet::Resnet;
 use time::TimeEmbedding;
+
+/// How many skips of the finest level, counted from the outside, a shallow pass computes anew: those of `conv_in` and of
+/// the first layer going down, with the two layers going up that take them (DeepCache's first branch).
+const SHALLOW: usize = 2;
+
+/// How much of the network a call runs.
+#[derive(Clone, Copy, Debug)]
+pub enum Pass<'a> {
+    /// All of it.
+    Full,
+    /// All of it, and the deep features are kept.
+    Keep,
+    /// The shallow branch, on deep features that were kept before, `[n, c, h, w]`.
+    From(&'a Tensor),
+}
 
 /// The noise-prediction network.
 #[derive(Clone, Debug)]
@@ -141,11 +163,45 @@ impl Unet {
     /// timestep `t` under the prompt `text`, whose states are `[n, m, d]`.
     /// Errors: a size that the levels do not divide, another batch or width of `text`, cancelled.
     pub fn forward(&self, z: &Tensor, t: f64, text: &Context, hooks: &mut Hooks) -> Result<Tensor> {
+        Ok(self.forward_pass(z, t, text, hooks, Pass::Full)?.0)
+    }
+
+    /// The sites that a shallow pass leaves out.
+    pub fn deep_sites(&self) -> Vec<&Site> {
+        let mut shallow = vec![&self.conv_in_site];
+        self.down.iter().take(1).for_each(|d| d.first_sites(SHALLOW - 1, &mut shallow));
+        self.up.iter().rev().take(1).for_each(|u| u.last_sites(SHALLOW, &mut shallow));
+        let runs = |site: &Site| shallow.iter().any(|s| s.path == site.path);
+        self.sites().into_iter().filter(|s| !runs(s)).collect()
+    }
+
+    /// [`Unet::forward`], and the deep features where `pass` keeps them: DeepCache (Ma, Fang and Wang 2023, arXiv
+    /// 2312.00858). A shallow pass runs the outermost layers on the features of an earlier timestep.
+    /// Errors: as for [`Unet::forward`]; features of another size.
+    pub fn forward_pass(
+        &self,
+        z: &Tensor,
+        t: f64,
+        text: &Context,
+        hooks: &mut Hooks,
+        pass: Pass,
+    ) -> Result<(Tensor, Option<Tensor>)> {
         self.check(z, text.states())?;
         let temb = self.time.forward(t, z)?;
         let x = self.conv_in.forward(z)?;
         let mut x = hooks.activation(&self.conv_in_site, x)?;
         let mut skips = vec![x.clone()];
+        let (Some(outer_down), Some((outer_up, inner_up))) = (self.down.first(), self.up.split_last()) else {
+            return Err(Error::new(Kind::Internal, "predict", "a UNet without levels"));
+        };
+        let from = outer_up.len().saturating_sub(SHALLOW);
+        if let Pass::From(features) = pass {
+            outer_down.begin(x, SHALLOW - 1, &temb, text, &mut skips, hooks)?;
+            hooks.check_cancel("predict")?;
+            let range = from..outer_up.len();
+            let x = outer_up.layers(features.clone(), range, &temb, text, &mut skips, hooks)?;
+            return Ok((self.end(&x)?, None));
+        }
         for block in &self.down {
             hooks.check_cancel("predict")?;
             x = block.forward(x, &temb, text, &mut skips, hooks)?;
@@ -154,11 +210,19 @@ impl Unet {
         x = self.middle.first.run(&x, None, &temb, hooks)?;
         x = self.middle.attention.run(&x, text, hooks)?;
         x = self.middle.second.run(&x, None, &temb, hooks)?;
-        for block in &self.up {
+        for block in inner_up {
             hooks.check_cancel("predict")?;
             x = block.forward(x, &temb, text, &mut skips, hooks)?;
         }
-        self.conv_out.forward(&self.norm_out.forward_silu(&x)?)
+        hooks.check_cancel("predict")?;
+        x = outer_up.layers(x, 0..from, &temb, text, &mut skips, hooks)?;
+        let features = matches!(pass, Pass::Keep).then(|| x.clone());
+        x = outer_up.layers(x, from..outer_up.len(), &temb, text, &mut skips, hooks)?;
+        Ok((self.end(&x)?, features))
+    }
+
+    fn end(&self, x: &Tensor) -> Result<Tensor> {
+        self.conv_out.forward(&self.norm_out.forward_silu(x)?)
     }
 
     fn check(&self, z: &Tensor, text: &Tensor) -> Result<()> {
