@@ -137,9 +137,10 @@ fn dots(a: &[u32], b: &[u32], pairs: usize, sums: &mut [[f32; PANEL]; ROWS]) {
 mod x86 {
     use super::{PANEL, ROWS};
     use std::arch::x86_64::{
-        __m512, __m512i, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps,
-        _mm512_storeu_ps,
+        __m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_set1_epi32,
+        _mm512_setzero_ps, _mm512_storeu_ps,
     };
+    use std::mem::transmute;
 
     /// # Safety
     ///
@@ -152,11 +153,14 @@ mod x86 {
             // `a` lie below `R * pairs`. A register of 16 words has the size of one of 32 bfloat16, and any bits are valid.
             unsafe {
                 let at = b.as_ptr().add(k * PANEL);
-                let b: [__m512i; 4] = std::array::from_fn(|j| _mm512_loadu_si512(at.add(16 * j).cast()));
+                let b: [__m512bh; 4] = std::array::from_fn(|j| {
+                    transmute::<__m512i, __m512bh>(_mm512_loadu_si512(at.add(16 * j).cast()))
+                });
                 for (r, row) in registers.iter_mut().enumerate() {
                     let a = _mm512_set1_epi32(*a.get_unchecked(r * pairs + k) as i32);
+                    let a = transmute::<__m512i, __m512bh>(a);
                     for (sum, b) in row.iter_mut().zip(b) {
-                        *sum = _mm512_dpbf16_ps(*sum, std::mem::transmute(a), std::mem::transmute(b));
+                        *sum = _mm512_dpbf16_ps(*sum, a, b);
                     }
                 }
             }
