@@ -26,9 +26,6 @@ use crate::ui::reporter::{Mode, Reporter};
 use crate::ui::worker::{Request, Worker};
 use crate::ui::{doctor, run, words};
 
-/// Names of compute threads begin so. Their panics are caught and reported with the cell that they served.
-pub const COMPUTE: &str = "compute";
-
 /// Licences and credits of what ships inside the program.
 const LICENSES: &str = include_str!("../models/LICENSES.md");
 
@@ -133,12 +130,6 @@ fn reporter(flags: &Flags) -> Result<Reporter, Report> {
 /// Starts what evaluates: compute threads, the evaluation thread.
 fn start(flags: &Flags, settings: &Settings, interrupts: &Interrupts) -> Result<Worker, Report> {
     flags.validate()?;
-    let threads = settings.threads.unwrap_or_else(device::threads);
-    // The pool is made once per process; a second call would fail and changes nothing.
-    let _ = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .thread_name(|i| format!("{COMPUTE}-{i}"))
-        .build_global();
     Worker::start(settings.clone(), interrupts.cancel())
         .map_err(|e| Report::new("internal", format!("the evaluation thread cannot be started: {e}")))
 }

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
 /// with the cell.
 fn tell(info: &panic::PanicHookInfo) {
     let thread = std::thread::current();
-    let caught = thread.name().is_some_and(|n| n == ui::worker::NAME || n.starts_with(cli::COMPUTE));
+    let caught = thread.name().is_some_and(|n| n == ui::worker::NAME || n.starts_with(ui::worker::COMPUTE));
     if caught && std::env::var_os("RUST_BACKTRACE").is_none() {
         return;
     }

@@ -1,6 +1,7 @@
 //! Which device computes, and what this machine has: cores, memory, CPU features.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::Device;
 
@@ -11,7 +12,7 @@ use super::error::{Error, Kind, Result};
 pub fn open(name: &str) -> Result<(Device, String)> {
     match name {
         "auto" => Ok(auto()),
-        "cpu" => Ok((Device::Cpu, format!("cpu ({} threads)", threads()))),
+        "cpu" => Ok((Device::Cpu, cpu())),
         "metal" => Device::new_metal(0)
             .map(|d| (d, "metal".into()))
             .map_err(|_| absent("metal", "this build has no Metal support")),
@@ -35,10 +36,21 @@ fn auto() -> (Device, String) {
     if cfg!(feature = "cuda") {
         return match cuda(0) {
             Ok(device) => (device, "cuda:0".into()),
-            Err(error) => (Device::Cpu, format!("cpu ({} threads; no CUDA: {})", threads(), error.message())),
+            Err(error) => (Device::Cpu, format!("{}; no CUDA: {}", cpu(), error.message())),
         };
     }
-    (Device::Cpu, format!("cpu ({} threads)", threads()))
+    (Device::Cpu, cpu())
+}
+
+/// What computes on the CPU: results are the same bytes for any number of threads, but not at another level of vector
+/// instructions.
+fn cpu() -> String {
+    // Not asked of rayon, which would start a pool of its own where there is none yet.
+    let threads = match POOL.load(Ordering::Relaxed) {
+        0 => threads(),
+        started => started,
+    };
+    format!("cpu ({:?}, {threads} threads)", super::ops::level()).to_lowercase()
 }
 
 fn cuda(index: usize) -> Result<Device> {
@@ -85,6 +97,23 @@ pub fn threads() -> usize {
     let slurm =
         std::env::var("SLURM_CPUS_PER_TASK").ok().and_then(|v| v.parse::<usize>().ok()).filter(|&n| n > 0);
     slurm.map_or(cores, |s| s.min(cores))
+}
+
+/// Compute threads that were started; 0 before.
+static POOL: AtomicUsize = AtomicUsize::new(0);
+
+/// Starts the compute threads, with the calling one as the first of them: what it hands out, it also works on, instead of
+/// waiting for others to wake up. Their names begin with `name`. The pool is made once per process; a second call changes
+/// nothing.
+pub fn lead_pool(threads: usize, name: &'static str) {
+    let made = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .use_current_thread()
+        .thread_name(move |i| format!("{name}-{i}"))
+        .build_global();
+    if made.is_ok() {
+        POOL.store(threads, Ordering::Relaxed);
+    }
 }
 
 /// Makes candle's own pool, which serves its elementwise operations, as wide as ours, and lets its threads sleep as soon as

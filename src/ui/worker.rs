@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
+use crate::engine::device;
 use crate::engine::memory;
 use crate::engine::observe::{Cancel, Event, Observer};
 use crate::report::Report;
@@ -66,6 +67,9 @@ pub enum Message {
     /// A request ended; the snapshot is for completion.
     Answer(Answer, Snapshot),
 }
+
+/// Names of compute threads begin so. Their panics are caught and reported with the cell that they served.
+pub const COMPUTE: &str = "compute";
 
 /// Freed bytes that stay with the process between requests, so that the next one starts quickly.
 const IDLE: usize = 256 << 20;
@@ -145,6 +149,7 @@ impl Worker {
 }
 
 fn serve(settings: &Settings, cancel: &Cancel, inbox: &Receiver<Request>, outbox: &SyncSender<Message>) {
+    device::lead_pool(settings.threads.unwrap_or_else(device::threads), COMPUTE);
     let fresh = || Session::new(settings.clone(), Arc::new(Forward(outbox.clone())), cancel.clone());
     let mut session = fresh();
     // The tables that highlighting and completion read are made here, before the first key needs them.

@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result as CandleResult, Shape, 
 use super::host::{self, by_dtype};
 use super::kernels::resize as kernel;
 use super::{check, composed};
-use crate::engine::error::Result;
+use crate::engine::error::{Error, Result};
 
 /// `x [n, c, h, w]` → `[n, c, 2h, 2w]`: every value becomes a square of four.
 pub fn upsample_nearest2x(x: &Tensor) -> Result<Tensor> {
@@ -20,6 +20,46 @@ pub fn upsample_nearest2x(x: &Tensor) -> Result<Tensor> {
         return Ok(composed::upsample_nearest2x(x)?);
     }
     Ok(x.contiguous()?.apply_op1(Double)?)
+}
+
+/// `x [n, c, h, w]` → `[n, c, height, width]` by linear interpolation between pixel centres, edges repeated (PyTorch's
+/// `interpolate(mode="bilinear", align_corners=False)`; no smoothing when it becomes smaller). Two products with fixed
+/// matrices: right on every device, forward and back. Errors: another rank, an empty size.
+pub fn resize_bilinear(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
+    let op = "resize_bilinear";
+    check::float(op, x)?;
+    check::rank(op, "the input", x, 4, "[n, channels, height, width]")?;
+    let (n, c, h, w) = x.dims4()?;
+    if height == 0 || width == 0 || h == 0 || w == 0 {
+        return Err(Error::value(op, "a picture needs pixels")
+            .expected("sizes of at least 1")
+            .got(format!("{h}x{w} to {height}x{width}")));
+    }
+    if n == 0 || c == 0 {
+        return Ok(Tensor::zeros((n, c, height, width), x.dtype(), x.device())?);
+    }
+    let along = |from: usize, to: usize| -> Result<Tensor> {
+        Ok(Tensor::from_vec(weights(from, to), (to, from), x.device())?.to_dtype(x.dtype())?)
+    };
+    let rows = x.contiguous()?.reshape((n * c * h, w))?.matmul(&along(w, width)?.t()?)?;
+    let columns =
+        rows.reshape((n * c, h, width))?.transpose(1, 2)?.contiguous()?.reshape((n * c * width, h))?;
+    let y = columns.matmul(&along(h, height)?.t()?)?.reshape((n * c, width, height))?;
+    Ok(y.transpose(1, 2)?.contiguous()?.reshape((n, c, height, width))?)
+}
+
+/// The matrix `[to, from]` of a linear interpolation along one axis.
+fn weights(from: usize, to: usize) -> Vec<f64> {
+    let mut out = vec![0.0; to * from];
+    let scale = from as f64 / to as f64;
+    for (i, row) in out.chunks_exact_mut(from).enumerate() {
+        let at = ((i as f64 + 0.5) * scale - 0.5).clamp(0.0, (from - 1) as f64);
+        let first = at as usize;
+        let share = at - first as f64;
+        row[first] += 1.0 - share;
+        row[(first + 1).min(from - 1)] += share;
+    }
+    out
 }
 
 /// The kernel as an operation of candle.
@@ -65,6 +105,30 @@ mod tests {
         check(&[random64(1, &[1, 2, 3, 3])], |x| {
             Ok(upsample_nearest2x(&x[0])?.sum_keepdim((2, 3))?.broadcast_mul(&x[0].sqr()?)?)
         });
+    }
+
+    #[test]
+    fn bilinear_is_that_of_torch() {
+        // torch.nn.functional.interpolate(torch.arange(6.).reshape(1, 1, 2, 3), (3, 5), mode="bilinear")
+        let x = Tensor::arange(0f64, 6.0, &Device::Cpu).unwrap().reshape((1, 1, 2, 3)).unwrap();
+        let y: Vec<f64> = resize_bilinear(&x, 3, 5).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        let rows = [0.0, 0.4, 1.0, 1.6, 2.0];
+        let want: Vec<f64> = [0.0, 1.5, 3.0].iter().flat_map(|r| rows.map(|v| v + r)).collect();
+        assert!(y.iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-12), "{y:?}");
+        let x = random64(1, &[2, 3, 5, 4]);
+        let same: Tensor =
+            (resize_bilinear(&x, 5, 4).unwrap() - &x).unwrap().abs().unwrap().sum_all().unwrap();
+        assert!(same.to_scalar::<f64>().unwrap() < 1e-12);
+        for (h, w) in [(7, 3), (2, 9), (1, 1), (10, 8)] {
+            check(&[random64(1, &[2, 3, 5, 4])], |x| resize_bilinear(&x[0], h, w));
+        }
+        // A second use of the input keeps its gradient.
+        check(&[random64(1, &[1, 2, 3, 3])], |x| {
+            Ok(resize_bilinear(&x[0], 6, 6)?.sum_keepdim((2, 3))?.broadcast_mul(&x[0].sqr()?)?)
+        });
+        assert_eq!(resize_bilinear(&x, 0, 4).unwrap_err().kind(), Kind::Value);
+        assert_eq!(resize_bilinear(&random64(1, &[3, 4, 4]), 2, 2).unwrap_err().kind(), Kind::Shape);
+        assert_eq!(resize_bilinear(&random64(1, &[2, 0, 4, 4]), 2, 3).unwrap().dims(), [2, 0, 2, 3]);
     }
 
     #[test]

@@ -75,7 +75,7 @@ fn load(host: &Host, spec: &str) -> Result<Model> {
     if spec != settings.model && (outside || path.exists()) {
         host.policy.borrow().readable_tree("load", path)?;
     }
-    let (device, line) = device::open(&settings.device)?;
+    let (device, mut line) = device::open(&settings.device)?;
     let dtype = match settings.dtype.as_str() {
         "f32" => DType::F32,
         "f16" => DType::F16,
@@ -88,6 +88,7 @@ fn load(host: &Host, spec: &str) -> Result<Model> {
     };
     // Half precision is a way to store weights here; only linear layers have a kernel, for bfloat16.
     let rounds = device.is_cpu() && dtype == DType::BF16 && ops::round_products(true);
+    line.push_str(if rounds { ", bf16 in linear layers" } else { "" });
     let dtype = if device.is_cpu() && dtype != DType::F32 {
         let how = match rounds {
             true => "linear layers multiply in bfloat16, each off by about 0.2 %; everything else is f32",
