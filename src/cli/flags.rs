@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::units;
 use crate::engine::device;
+use crate::engine::ops;
 use crate::engine::weights::locate;
 use crate::report::Report;
 use crate::script::Settings;
@@ -184,6 +185,12 @@ impl Flags {
             report.hint = e.hint_text().map(String::from);
             report
         };
+        ops::level_cap().map_err(|got| {
+            let mut report = Report::usage(format!("{} names no level of vector instructions", ops::LEVEL_VARIABLE));
+            report.expected = Some("portable, avx2 or avx512".into());
+            report.got = Some(got);
+            report
+        })?;
         device::open(&self.device).map_err(|e| usage("--device", &e))?;
         locate::locate(&self.model).map_err(|e| usage("--model", &e))?;
         Ok(())

@@ -154,6 +154,18 @@ fn half_precision_on_the_cpu_says_what_it_does() {
     }
 }
 
+/// Lean: the same picture to rounding, without copies of the weights.
+#[test]
+fn lean_changes_no_picture() {
+    let score = |flags: &[&str]| {
+        let code = "let m = load(\"emoji\"); print(m.similarity(m.sample(\"a dog\", #{ steps: 6 }).image, \"a dog\"))";
+        let output = run(&[flags, &["-e", code]].concat());
+        assert!(output.status.success(), "{}", err(&output));
+        out(&output).trim().parse::<f64>().unwrap()
+    };
+    assert!((score(&[]) - score(&["--lean"])).abs() < 1e-5);
+}
+
 #[test]
 fn help_names_every_option_with_both_columns() {
     let text = out(&run(&["run", "magicmix", "--help"]));

@@ -8,6 +8,7 @@ mod contract;
 mod fuzz;
 mod gradients;
 mod layers;
+mod levels;
 mod licences;
 mod parity;
 mod program;

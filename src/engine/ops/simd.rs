@@ -4,6 +4,7 @@
 //! a loop once per level and takes the best one that the processor has. Within one level results do not depend on
 //! the number of threads; between levels sums may differ in the last bits, as lanes are added in another order.
 
+use std::sync::OnceLock;
 #[cfg(test)]
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -28,13 +29,41 @@ pub fn force(level: Option<Level>) {
     FORCED.store(level.map_or(0, |l| l as u8), Ordering::SeqCst);
 }
 
-/// The level that kernels run at: the best that the processor has.
+/// The variable that caps the level of our own kernels (matrix products choose for themselves): for the results of a
+/// lesser processor, and for tests.
+pub const VARIABLE: &str = "SCUMBLE_SIMD";
+
+/// The cap that [`VARIABLE`] sets. Errors: what it says, if that is no level.
+pub fn cap() -> std::result::Result<Option<Level>, String> {
+    match std::env::var(VARIABLE) {
+        Ok(text) => match text.as_str() {
+            "" => Ok(None),
+            "portable" => Ok(Some(Level::Portable)),
+            "avx2" => Ok(Some(Level::Avx2)),
+            "avx512" => Ok(Some(Level::Avx512)),
+            _ => Err(text),
+        },
+        Err(std::env::VarError::NotUnicode(text)) => Err(text.to_string_lossy().into_owned()),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+    }
+}
+
+/// The cap as a number, read once; 0: none.
+fn variable() -> u8 {
+    static CAP: OnceLock<u8> = OnceLock::new();
+    *CAP.get_or_init(|| cap().ok().flatten().map_or(0, |level| level as u8))
+}
+
+/// The level that kernels run at: the best that the processor has and [`VARIABLE`] allows.
 #[inline]
 pub fn level() -> Level {
     #[cfg(test)]
-    let cap = FORCED.load(Ordering::Relaxed);
+    let cap = match FORCED.load(Ordering::Relaxed) {
+        0 => variable(),
+        forced => forced,
+    };
     #[cfg(not(test))]
-    let cap = 0;
+    let cap = variable();
     let allowed = |level: Level| cap == 0 || level as u8 <= cap;
     #[cfg(target_arch = "x86_64")]
     {
