@@ -186,7 +186,8 @@ impl Flags {
             report
         };
         ops::level_cap().map_err(|got| {
-            let mut report = Report::usage(format!("{} names no level of vector instructions", ops::LEVEL_VARIABLE));
+            let mut report =
+                Report::usage(format!("{} names no level of vector instructions", ops::LEVEL_VARIABLE));
             report.expected = Some("portable, avx2 or avx512".into());
             report.got = Some(got);
             report
