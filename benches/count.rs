@@ -11,6 +11,9 @@ use scumble::engine::ops;
 
 type Run = Box<dyn Fn() -> Result<Tensor>>;
 
+type Ours = fn(&Tensor) -> scumble::engine::Result<Tensor>;
+type Theirs = fn(&Tensor) -> Result<Tensor>;
+
 /// Name, ours, candle's.
 type Operation = (&'static str, Run, Run);
 
@@ -112,7 +115,7 @@ fn operations() -> Result<Vec<Operation>> {
     let other = candle_nn::LayerNorm::new(normal(2, &[256]), normal(3, &[256]), 1e-5);
     let y = x.clone();
     pair("layer norm", [Box::new(move || Ok(norm.forward(&x)?)), Box::new(move || other.forward(&y))]);
-    let curves: [(&str, fn(&Tensor) -> scumble::engine::Result<Tensor>, fn(&Tensor) -> Result<Tensor>); 4] = [
+    let curves: [(&str, Ours, Theirs); 4] = [
         ("SiLU", ops::silu, |x| x.silu()),
         ("GELU", ops::gelu, |x| x.gelu_erf()),
         ("GEGLU", ops::geglu, |x| {
