@@ -18,6 +18,9 @@ static BUDGET: AtomicUsize = AtomicUsize::new(1 << 30);
 /// Bytes up to which weights that cannot be kept are transformed at every call.
 const PER_CALL: usize = 64 << 20;
 
+/// Bytes of transformed weights that a core's cache holds.
+const CACHE: usize = 4 << 20;
+
 /// Bytes of transformed weights that no cache holds.
 const MUCH: usize = 32 << 20;
 
@@ -145,8 +148,9 @@ impl Prepared {
                 return host::with(&kept.weights, f).map(Some);
             }
         }
-        // Transforming takes about as long as eight tiles.
-        if bytes > PER_CALL || tiles < 16 {
+        // Transforming takes about as long as eight tiles; where it leaves the cache, as long as some forty.
+        let least = if bytes > CACHE { 48 } else { 16 };
+        if bytes > PER_CALL || tiles < least {
             return Ok(None);
         }
         f(&winograd::weights(weight, i, o, back)?).map(Some)
