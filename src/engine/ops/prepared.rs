@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor, WithDType};
 
 use super::host;
 use super::kernels::conv::Sizes;
@@ -76,6 +76,24 @@ struct Kept {
     _share: Share,
 }
 
+/// The copy in `cell`, of `len` numbers, made at first use; `None` where the budget had no room for it.
+fn kept<T: WithDType>(
+    cell: &OnceLock<Option<Kept>>,
+    len: usize,
+    gains_little: bool,
+    make: impl FnOnce() -> Result<Vec<T>>,
+) -> Result<Option<&Tensor>> {
+    if cell.get().is_none() {
+        let made = match Share::take(len * size_of::<T>(), gains_little) {
+            Some(_share) => Some(Kept { weights: Tensor::from_vec(make()?, len, &Device::Cpu)?, _share }),
+            None => None,
+        };
+        // Another thread may have been faster: then this copy goes, and gives its share back.
+        let _ = cell.set(made);
+    }
+    Ok(cell.get().and_then(Option::as_ref).map(|kept| &kept.weights))
+}
+
 /// What a convolution keeps: its weights for the way forward and for the way back, each made at first use.
 ///
 /// Nothing is kept for weights that are tracked: an optimizer changes a variable in place, under the same tensor.
@@ -133,19 +151,8 @@ impl Prepared {
         // Large weights that serve few tiles: reading them takes as long as the multiplications that they save.
         let gains_little = tiles < 16 && bytes > MUCH;
         if self.constant && !versions::has_changed(weight, self.since) {
-            if cell.get().is_none() {
-                let made = match Share::take(bytes, gains_little) {
-                    Some(_share) => {
-                        let weights = winograd::weights(weight, i, o, back)?;
-                        Some(Kept { weights: Tensor::from_vec(weights, len, &Device::Cpu)?, _share })
-                    }
-                    None => None,
-                };
-                // Another thread may have been faster: then this copy goes, and gives its share back.
-                let _ = cell.set(made);
-            }
-            if let Some(Some(kept)) = cell.get() {
-                return host::with(&kept.weights, f).map(Some);
+            if let Some(kept) = kept(cell, len, gains_little, || winograd::weights(weight, i, o, back))? {
+                return host::with(kept, f).map(Some);
             }
         }
         // Transforming takes about as long as eight tiles; where it leaves the cache, as long as some forty.
@@ -182,20 +189,9 @@ impl PreparedMatrix {
         if !self.constant || !linear::pays(rows) || versions::has_changed(weight, self.since) {
             return f(None);
         }
-        if self.panels.get().is_none() {
-            let len = linear::panels_len(i, o);
-            let made = match Share::take(len * size_of::<T>(), false) {
-                Some(_share) => {
-                    let panels = linear::panels(weight, i, o)?;
-                    Some(Kept { weights: Tensor::from_vec(panels, len, &Device::Cpu)?, _share })
-                }
-                None => None,
-            };
-            let _ = self.panels.set(made);
-        }
-        match self.panels.get() {
-            Some(Some(kept)) => host::with(&kept.weights, |panels| f(Some(panels))),
-            _ => f(None),
+        match kept(&self.panels, linear::panels_len(i, o), false, || linear::panels(weight, i, o))? {
+            Some(panels) => host::with(panels, |panels| f(Some(panels))),
+            None => f(None),
         }
     }
 
@@ -209,20 +205,9 @@ impl PreparedMatrix {
         if !self.constant || !linear::pays(rows) || versions::has_changed(weight, self.since) {
             return Ok(None);
         }
-        if self.rounded.get().is_none() {
-            let len = bf16::panels_len(i, o);
-            let made = match Share::take(len * size_of::<u32>(), false) {
-                Some(_share) => {
-                    let panels = bf16::panels(weight, i, o)?;
-                    Some(Kept { weights: Tensor::from_vec(panels, len, &Device::Cpu)?, _share })
-                }
-                None => None,
-            };
-            let _ = self.rounded.set(made);
-        }
-        match self.rounded.get() {
-            Some(Some(kept)) => host::with(&kept.weights, f).map(Some),
-            _ => Ok(None),
+        match kept(&self.rounded, bf16::panels_len(i, o), false, || bf16::panels(weight, i, o))? {
+            Some(panels) => host::with(panels, f).map(Some),
+            None => Ok(None),
         }
     }
 }

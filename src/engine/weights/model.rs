@@ -334,7 +334,7 @@ impl Model {
     }
 
     /// Classifier-free guidance (Ho and Salimans 2022): `none + cfg (text - none)`, both in one batch. With `cfg` 1 only
-    /// the prompt is predicted, with 0 only `none`.
+    /// the prompt is predicted.
     pub fn guided(
         &self,
         z: &Latent,
