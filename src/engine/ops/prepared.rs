@@ -150,10 +150,11 @@ impl Prepared {
         let tiles = s.n * s.output[1].div_ceil(4) * s.output[2].div_ceil(4);
         // Large weights that serve few tiles: reading them takes as long as the multiplications that they save.
         let gains_little = tiles < 16 && bytes > MUCH;
-        if self.constant && !versions::has_changed(weight, self.since) {
-            if let Some(kept) = kept(cell, len, gains_little, || winograd::weights(weight, i, o, back))? {
-                return host::with(kept, f).map(Some);
-            }
+        if self.constant
+            && !versions::has_changed(weight, self.since)
+            && let Some(kept) = kept(cell, len, gains_little, || winograd::weights(weight, i, o, back))?
+        {
+            return host::with(kept, f).map(Some);
         }
         // Transforming takes about as long as eight tiles; where it leaves the cache, as long as some forty.
         let least = if bytes > CACHE { 48 } else { 16 };
