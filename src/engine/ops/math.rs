@@ -162,15 +162,30 @@ pub fn sum<T: Element>(a: &[T], map: impl Fn(T) -> T) -> T {
     fold(lanes, |a, b| a + b)
 }
 
+/// The same for values that `map` changes on the way.
+#[inline(always)]
+pub fn sum_mut<T: Element>(a: &mut [T], map: impl Fn(&mut T) -> T) -> T {
+    let mut lanes = [T::zero(); LANES];
+    let (chunks, rest) = a.as_chunks_mut::<LANES>();
+    for a in chunks {
+        for (lane, a) in lanes.iter_mut().zip(a) {
+            *lane += map(a);
+        }
+    }
+    for (lane, a) in lanes.iter_mut().zip(rest) {
+        *lane += map(a);
+    }
+    fold(lanes, |a, b| a + b)
+}
+
 /// The largest value of a slice (the lowest number for an empty one).
 #[inline(always)]
 pub fn max<T: Element>(a: &[T]) -> T {
     let mut lanes = [T::min_value(); LANES];
     let (chunks, rest) = a.as_chunks::<LANES>();
     for a in chunks {
-        for (lane, a) in lanes.iter_mut().zip(a) {
-            *lane = a.at_least(*lane);
-        }
+        // A new array, not a change in place: that would become conditional stores.
+        lanes = std::array::from_fn(|i| a[i].at_least(lanes[i]));
     }
     for (lane, a) in lanes.iter_mut().zip(rest) {
         *lane = a.at_least(*lane);

@@ -1,4 +1,5 @@
-//! Attention in tiles of query rows. A tile's scores live in scratch memory only; backward makes them again.
+//! Attention in tiles of query rows. A tile's scores live in scratch memory only, on the way forward a block of keys at a time;
+//! backward makes them again.
 
 use candle_core::Result;
 
@@ -43,8 +44,14 @@ impl<'a, T> Operand<'a, T> {
     }
 }
 
-/// Numbers in a tile of scores: 256 KB of f32, a part of a core's second-level cache.
+/// Numbers in a tile of scores of the way back: 256 KB of f32, a part of a core's second-level cache.
 const TILE: usize = 65536;
+
+/// Query rows per tile of the way forward: as many as [`gemm`] takes without packing the keys again.
+const ROWS: usize = 48;
+
+/// Keys whose scores a tile of the way forward holds at a time: they stay in the caches with their keys and values.
+const KEYS: usize = 512;
 
 /// Widths are rounded up to a whole number of vector registers.
 fn padded(n: usize) -> usize {
@@ -56,13 +63,15 @@ impl Sizes {
         self.heads * self.size
     }
 
-    /// Query rows per tile.
-    fn tile(&self) -> usize {
-        (TILE / padded(self.keys)).clamp(16, 64).min(self.queries)
+    /// Query rows per tile of the way forward, in whole sixes where there are enough: the rows of a register tile.
+    fn rows(&self) -> usize {
+        let tiles = self.queries.div_ceil(ROWS);
+        self.queries.div_ceil(tiles).next_multiple_of(6).min(self.queries)
     }
 
-    fn tiles(&self) -> usize {
-        self.queries.div_ceil(self.tile())
+    /// Query rows per tile of the way back.
+    fn tile(&self) -> usize {
+        (TILE / padded(self.keys)).clamp(16, 64).min(self.queries)
     }
 
     fn scale(&self) -> f64 {
@@ -81,28 +90,90 @@ impl Sizes {
     }
 }
 
-/// For every batch row and head the operand turned to `[size, padded(rows)]`, so that products over `size` read
-/// contiguous rows. Columns past `rows` are zero.
+/// For every batch row and head the operand turned for products over `size`: blocks of [`KEYS`] positions, each
+/// `[size, positions]`, so that a product reads one stretch of memory. The last block is as wide as its positions,
+/// rounded up; columns past `rows` are zero.
 fn turned<T: Element>(s: &Sizes, x: Operand<'_, T>, rows: usize) -> Result<Vec<T>> {
     /// Positions at a time: a whole cache line of the output.
-    const BLOCK: usize = 16;
-    let across = padded(rows);
-    let each = s.size * across;
+    const LINE: usize = 16;
+    let each = s.size * padded(rows);
     let mut out = vec![T::zero(); s.batch * s.heads * each];
     let tasks: Vec<_> = out.chunks_mut(each).enumerate().collect();
     parallel::run(tasks, s.batch * rows * s.width(), |(i, out)| {
         let from = x.from(s, i / s.heads, i % s.heads, 0);
-        for first in (0..rows).step_by(BLOCK) {
-            let block = BLOCK.min(rows - first);
-            for (j, out) in out.chunks_exact_mut(across).enumerate() {
-                for (r, out) in out[first..first + block].iter_mut().enumerate() {
-                    *out = from[(first + r) * x.row + j];
+        for (block, out) in out.chunks_mut(s.size * KEYS).enumerate() {
+            let across = out.len() / s.size;
+            let start = block * KEYS;
+            for first in (start..rows.min(start + KEYS)).step_by(LINE) {
+                let line = LINE.min(rows - first);
+                for (j, out) in out.chunks_exact_mut(across).enumerate() {
+                    for (r, out) in out[first - start..][..line].iter_mut().enumerate() {
+                        *out = from[(first + r) * x.row + j];
+                    }
                 }
             }
         }
         Ok(())
     })?;
     Ok(out)
+}
+
+/// For every batch row and head the operand `[rows, padded(size)]` in one stretch of memory, zeros on the right.
+fn together<T: Element>(s: &Sizes, x: Operand<'_, T>, rows: usize) -> Result<Vec<T>> {
+    let across = padded(s.size);
+    let mut out = vec![T::zero(); s.batch * s.heads * rows * across];
+    let tasks: Vec<_> = out.chunks_mut(rows * across).enumerate().collect();
+    parallel::run(tasks, s.batch * rows * s.width() / 2, |(i, out)| {
+        let from = x.from(s, i / s.heads, i % s.heads, 0);
+        for (r, out) in out.chunks_exact_mut(across).enumerate() {
+            out[..s.size].copy_from_slice(&from[r * x.row..][..s.size]);
+        }
+        Ok(())
+    })?;
+    Ok(out)
+}
+
+/// The rows of queries whose softmax is summed up block by block of keys: largest score so far, sum of exponentials
+/// and of exponentials times values, both relative to that score.
+struct Sums<'a, T> {
+    top: &'a mut [T],
+    sum: &'a mut [T],
+    /// Rows of `across` numbers.
+    values: &'a mut [T],
+    across: usize,
+}
+
+vectorized! {
+    /// `e^(scale (score - largest))` in place for rows of `width` scores, of which the first `seen` count, in causal attention
+    /// only the first `first + 1` for the first row, one more for every other. The others become zero.
+    /// `sums` follows to the new largest scores.
+    fn softened<T>(
+        scores: &'a mut [T], width: usize, seen: usize, first: Option<isize>, scale: T, sums: Sums<'a, T>,
+    ) -> () {
+        let Sums { top, sum, values, across } = sums;
+        let rows = scores.chunks_exact_mut(width).zip(values.chunks_exact_mut(across));
+        for (i, ((row, values), (top, sum))) in rows.zip(top.iter_mut().zip(sum)).enumerate() {
+            let seen = first.map_or(seen, |first| (first + i as isize + 1).clamp(0, seen as isize) as usize);
+            let (live, dead) = row.split_at_mut(seen);
+            dead.fill(T::zero());
+            if live.is_empty() {
+                continue;
+            }
+            let new = math::max(live).at_least(*top);
+            if new > *top {
+                let factor = ((*top - new) * scale).exp_();
+                *sum *= factor;
+                for v in values.iter_mut() {
+                    *v *= factor;
+                }
+            }
+            *sum += math::sum_mut(live, |v| {
+                *v = ((*v - new) * scale).exp_();
+                *v
+            });
+            *top = new;
+        }
+    }
 }
 
 vectorized! {
@@ -116,10 +187,10 @@ vectorized! {
             let seen = first.map_or(seen, |first| (first + i + 1).min(seen));
             let (live, dead) = row.split_at_mut(seen);
             let top = math::max(live);
-            for v in live.iter_mut() {
+            *sum = math::sum_mut(live, |v| {
                 *v = ((*v - top) * scale).exp_();
-            }
-            *sum = math::sum(live, |v| v);
+                *v
+            });
             dead.fill(T::zero());
         }
     }
@@ -168,6 +239,24 @@ impl Sizes {
         Tile { batch: pair / self.heads, head: pair % self.heads, first, rows, seen, width: padded(seen) }
     }
 
+    /// `out [t.rows, t.width] = a · b` for the rows `a` of a tile and an operand of all keys that was [`turned`].
+    fn products<T: Element>(&self, t: Tile, a: (&[T], usize), b: &[T], out: &mut [T]) -> Result<()> {
+        let all = padded(self.keys);
+        let b = &b[(t.batch * self.heads + t.head) * self.size * all..];
+        for at in (0..t.width).step_by(KEYS) {
+            // The block may be wider than what the tile sees of it.
+            let (across, width) = (KEYS.min(all - at), KEYS.min(t.width - at));
+            gemm(
+                (&mut out[at..], Grid::rows(t.rows, width, t.width)),
+                false,
+                T::one(),
+                (a.0, Grid::rows(t.rows, self.size, a.1)),
+                (&b[at * self.size..], Grid::rows(self.size, width, across)),
+            )?;
+        }
+        Ok(())
+    }
+
     /// Scores of a tile, raised to exponentials; `sums` gets their row sums. `kt` are the turned keys.
     fn scores<T: Element>(
         &self,
@@ -177,15 +266,7 @@ impl Sizes {
         scores: &mut [T],
         sums: &mut [T],
     ) -> Result<()> {
-        let across = padded(self.keys);
-        let kt = &kt[(t.batch * self.heads + t.head) * self.size * across..];
-        gemm(
-            (scores, Grid::rows(t.rows, t.width, t.width)),
-            false,
-            T::one(),
-            (q.from(self, t.batch, t.head, t.first), Grid::rows(t.rows, self.size, q.row)),
-            (kt, Grid::rows(self.size, t.width, across)),
-        )?;
+        self.products(t, (q.from(self, t.batch, t.head, t.first), q.row), kt, scores)?;
         let first = self.causal.then_some(t.first);
         exponentials(scores, sums, t.width, t.seen, first, T::of(self.scale()));
         Ok(())
@@ -193,35 +274,57 @@ impl Sizes {
 }
 
 /// `softmax(q kᵀ / √size) v` → `[batch, queries, heads·size]`.
+///
+/// The softmax is summed up over blocks of keys, each relative to the largest score so far (Milakov and Gimelshein,
+/// "Online normalizer calculation for softmax", 2018), so that no row of scores is ever whole.
 pub fn forward<T: Element>(
     s: &Sizes,
     q: Operand<'_, T>,
     k: Operand<'_, T>,
     v: Operand<'_, T>,
 ) -> Result<Vec<T>> {
-    let kt = turned(s, k, s.keys)?;
+    let (kt, vs) = (turned(s, k, s.keys)?, together(s, v, s.keys)?);
     let mut out = vec![T::zero(); s.batch * s.queries * s.width()];
-    let (tile, tiles) = (s.tile(), s.tiles());
+    let tile = s.rows();
+    let tiles = s.queries.div_ceil(tile);
     let groups = parallel::blocks(&mut out, s.width(), s.size, s.batch * s.heads * tiles, |row, head| {
         let (batch, query) = (row / s.queries, row % s.queries);
         (batch * s.heads + head) * tiles + query / tile
     });
     let tasks: Vec<_> = groups.into_iter().enumerate().collect();
+    let (all, across) = (padded(s.keys), padded(s.size));
     parallel::run(tasks, s.nanos(2), |(i, segments)| {
-        let t = s.tile_at(i / tiles, i % tiles * tile);
-        with_scratch(t.rows * (t.width + s.size + 1), |scratch| {
-            let (scores, rest) = scratch.split_at_mut(t.rows * t.width);
-            let (result, sums) = rest.split_at_mut(t.rows * s.size);
-            s.scores(t, q, &kt, scores, sums)?;
-            gemm(
-                (result, Grid::rows(t.rows, s.size, s.size)),
-                false,
-                T::one(),
-                (scores, Grid::rows(t.rows, t.seen, t.width)),
-                (v.from(s, t.batch, t.head, 0), Grid::rows(t.seen, s.size, v.row)),
-            )?;
-            for ((segment, row), sum) in segments.into_iter().zip(result.chunks_exact(s.size)).zip(sums) {
-                scaled(row, segment, T::one() / *sum);
+        let (pair, first) = (i / tiles, i % tiles * tile);
+        let rows = tile.min(s.queries - first);
+        let end = s.seen(first + rows);
+        let (kt, vs) = (&kt[pair * s.size * all..], &vs[pair * s.keys * across..]);
+        let queries = (q.from(s, pair / s.heads, pair % s.heads, first), Grid::rows(rows, s.size, q.row));
+        with_scratch(rows * (KEYS.min(all) + across + 2), |scratch| {
+            let (values, rest) = scratch.split_at_mut(rows * across);
+            let (top, rest) = rest.split_at_mut(rows);
+            let (sum, scores) = rest.split_at_mut(rows);
+            values.fill(T::zero());
+            top.fill(T::min_value());
+            sum.fill(T::zero());
+            for at in (0..end).step_by(KEYS) {
+                let (seen, block) = (KEYS.min(end - at), KEYS.min(all - at));
+                let width = padded(seen);
+                let scores = &mut scores[..rows * width];
+                let keys = (&kt[at * s.size..], Grid::rows(s.size, width, block));
+                gemm((&mut *scores, Grid::rows(rows, width, width)), false, T::one(), queries, keys)?;
+                let first = s.causal.then_some(first as isize - at as isize);
+                let sums = Sums { top: &mut *top, sum: &mut *sum, values: &mut *values, across };
+                softened(scores, width, seen, first, T::of(s.scale()), sums);
+                gemm(
+                    (&mut *values, Grid::rows(rows, across, across)),
+                    true,
+                    T::one(),
+                    (scores, Grid::rows(rows, seen, width)),
+                    (&vs[at * across..], Grid::rows(seen, across, across)),
+                )?;
+            }
+            for ((segment, row), sum) in segments.into_iter().zip(values.chunks_exact(across)).zip(sum) {
+                scaled(&row[..s.size], segment, T::one() / *sum);
             }
             Ok(())
         })
@@ -240,7 +343,8 @@ pub fn backward<T: Element>(
     [want_q, want_k, want_v]: [bool; 3],
 ) -> Result<[Vec<T>; 3]> {
     let pairs = s.batch * s.heads;
-    let (tile, tiles) = (s.tile(), s.tiles());
+    let tile = s.tile();
+    let tiles = s.queries.div_ceil(tile);
     // Tiles that share an accumulator for keys and values: few enough accumulators to be small, enough to keep
     // many cores busy.
     let per_split = tiles.div_ceil(16usize.div_ceil(pairs));
@@ -291,15 +395,7 @@ pub fn backward<T: Element>(
                     continue;
                 }
                 let slopes = &mut slopes[..t.rows * t.width];
-                let across = padded(s.keys);
-                let vt = &vt[pair * s.size * across..];
-                gemm(
-                    (&mut *slopes, Grid::rows(t.rows, t.width, t.width)),
-                    false,
-                    T::one(),
-                    (dy, dy_grid),
-                    (vt, Grid::rows(s.size, t.width, across)),
-                )?;
+                s.products(t, (dy, dy_all.row), &vt, slopes)?;
                 score_gradient(scores, slopes, t.width, T::of(s.scale()));
                 if want_k {
                     let q_grid = Grid::rows(t.rows, s.size, q.row);
