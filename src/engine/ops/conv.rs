@@ -404,6 +404,32 @@ mod tests {
         }
     }
 
+    /// Weights that are transformed for one call give what kept ones give, block by block and panel by panel.
+    #[test]
+    fn weights_of_variables_are_the_same() {
+        let cases: [Case; 4] = [
+            ([2, 64, 8, 12], [64, 64, 3, 3], 1, ONE),
+            ([2, 130, 16, 16], [200, 130, 3, 3], 1, ONE),
+            ([3, 480, 8, 8], [500, 480, 3, 3], 1, ONE),
+            ([1, 9, 130, 260], [70, 9, 3, 3], 1, ONE),
+        ];
+        for case in &cases {
+            let x = inputs(case);
+            let var = candle_core::Var::from_tensor(&x[1]).unwrap();
+            let of = |weight: Tensor| {
+                let input = candle_core::Var::from_tensor(&x[0]).unwrap();
+                let conv = Conv2d::new(weight, Some(x[2].clone()), case.2, case.3).unwrap();
+                let y = conv.forward(&input).unwrap();
+                let dx = y.sqr().unwrap().sum_all().unwrap().backward().unwrap().remove(&input).unwrap();
+                (y.detach(), dx)
+            };
+            let (kept, fresh) = (of(x[1].clone()), of(var.as_tensor().clone()));
+            assert!(distance(&kept.0, &fresh.0) < 1e-12 && distance(&kept.1, &fresh.1) < 1e-12);
+            let reference = composed::conv2d(&x[0], &x[1], Some(&x[2]), case.2, case.3).unwrap();
+            assert!(distance(&fresh.0, &reference) < 1e-12);
+        }
+    }
+
     #[test]
     fn composed_gradients_are_right() {
         for case in &CASES {

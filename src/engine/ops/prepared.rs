@@ -7,6 +7,7 @@ use candle_core::{Device, Result, Tensor, WithDType};
 
 use super::host;
 use super::kernels::conv::Sizes;
+use super::kernels::winograd::Source;
 use super::kernels::{bf16, linear, winograd};
 use super::math::Element;
 use super::versions;
@@ -15,11 +16,8 @@ use super::versions;
 /// without.
 static BUDGET: AtomicUsize = AtomicUsize::new(1 << 30);
 
-/// Bytes up to which weights that cannot be kept are transformed at every call.
-const PER_CALL: usize = 64 << 20;
-
-/// Bytes of transformed weights that a core's cache holds.
-const CACHE: usize = 4 << 20;
+/// Tiles from which it pays to transform weights for one call.
+const LEAST: usize = 12;
 
 /// Bytes of transformed weights that no cache holds.
 const MUCH: usize = 32 << 20;
@@ -118,7 +116,7 @@ impl Prepared {
         &self,
         s: &Sizes,
         weight: &[T],
-        f: impl FnOnce(&[T]) -> Result<R>,
+        f: impl FnOnce(Source<'_, T>) -> Result<R>,
     ) -> Result<Option<R>> {
         self.with(&self.forward, s, weight, false, f)
     }
@@ -128,7 +126,7 @@ impl Prepared {
         &self,
         s: &Sizes,
         weight: &[T],
-        f: impl FnOnce(&[T]) -> Result<R>,
+        f: impl FnOnce(Source<'_, T>) -> Result<R>,
     ) -> Result<Option<R>> {
         self.with(&self.back, s, weight, true, f)
     }
@@ -139,7 +137,7 @@ impl Prepared {
         s: &Sizes,
         weight: &[T],
         back: bool,
-        f: impl FnOnce(&[T]) -> Result<R>,
+        f: impl FnOnce(Source<'_, T>) -> Result<R>,
     ) -> Result<Option<R>> {
         if !winograd::pays(s) {
             return Ok(None);
@@ -154,14 +152,13 @@ impl Prepared {
             && !versions::has_changed(weight, self.since)
             && let Some(kept) = kept(cell, len, gains_little, || winograd::weights(weight, i, o, back))?
         {
-            return host::with(kept, f).map(Some);
+            return host::with(kept, |weights| f(Source::Kept(weights))).map(Some);
         }
-        // Transforming takes about as long as eight tiles; where it leaves the cache, as long as some forty.
-        let least = if bytes > CACHE { 48 } else { 16 };
-        if bytes > PER_CALL || tiles < least {
+        // Transforming takes about as long as ten tiles.
+        if tiles < LEAST {
             return Ok(None);
         }
-        f(&winograd::weights(weight, i, o, back)?).map(Some)
+        f(Source::Plain { weight, back }).map(Some)
     }
 }
 

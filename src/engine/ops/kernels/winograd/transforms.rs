@@ -1,93 +1,8 @@
-//! Convolution 3×3 with stride 1 by Winograd's F(4×4, 3×3): a quarter of the multiplications.
-//!
-//! Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), with the interpolation points
-//! 0, ±1, ±2, ∞. A tile of 6×6 inputs is transformed, multiplied channel by channel with the transformed kernel at
-//! each of its 36 places (36 matrix products over all tiles), and transformed back to 4×4 outputs.
-//! In f32 the error grows from about 3e-7 to 3e-6 of the largest output.
-//!
-//! Transforms run over 16 channels at a time, so that every size of picture fills the vector registers; planes are
-//! turned to channels-last, 16 channels wide, on the way in and back on the way out.
+//! The transforms of kernels, inputs and outputs, 16 channels at a time.
 
-use candle_core::Result;
-
-use super::conv::Sizes;
-use crate::engine::ops::conv::Padding;
-use crate::engine::ops::gemm::{Grid, gemm};
-use crate::engine::ops::math::{Element, with_scratch};
-use crate::engine::ops::parallel;
+use super::{Block, LANES, PANEL, Sizes, padded, place_step};
+use crate::engine::ops::math::Element;
 use crate::engine::ops::simd::vectorized;
-
-/// Places of a transformed tile.
-pub const PLACES: usize = 36;
-
-/// Channels that are transformed together.
-const LANES: usize = 16;
-
-/// Multiplications and additions that one task should have (about 0.1 ms of one core with AVX-512).
-const TASK: usize = 8_000_000;
-
-/// Elements of scratch memory per task: 5 MB of f32.
-const SCRATCH: usize = 1_250_000;
-
-/// Output channels whose weights lie together: four registers of AVX-512, read from front to back.
-const PANEL: usize = 64;
-
-fn padded(channels: usize) -> usize {
-    channels.next_multiple_of(LANES)
-}
-
-/// Whether the transform pays: fewer multiplications in spite of tiles that hang over the edge, enough tiles to
-/// use each transformed weight several times, enough channels to outweigh the transforms.
-pub fn pays(s: &Sizes) -> bool {
-    let [i, _, _] = s.input;
-    let [o, oh, ow] = s.output;
-    let Padding { top, left, bottom, right } = s.padding;
-    let small_frame = [top, left, bottom, right].iter().all(|p| *p <= 2);
-    let tiles = s.n * oh.div_ceil(4) * ow.div_ceil(4);
-    let fits = s.kernel == [3, 3] && s.stride == 1 && small_frame;
-    fits && tiles >= 6 && i >= 8 && o >= 8 && 5 * PLACES * tiles < 4 * 9 * s.n * oh * ow
-}
-
-/// Distance of the places of `rows` rows of `width` numbers: an odd number of cache lines, so that the 36 places of
-/// a tile do not compete for one set of the cache.
-fn place_step(rows: usize, width: usize) -> usize {
-    ((rows * width / LANES) | 1) * LANES
-}
-
-/// Elements that [`weights`] makes.
-pub fn weights_len(i: usize, o: usize) -> usize {
-    PLACES * i * padded(o)
-}
-
-/// The convolution whose result is the gradient of `s` for the input: the same with input and output exchanged
-/// and the frame reversed (and the kernel turned, see [`weights`]). `None` for frames wider than the kernel.
-pub fn reversed(s: &Sizes) -> Option<Sizes> {
-    let Padding { top, left, bottom, right } = s.padding;
-    let padding = Padding {
-        top: 2usize.checked_sub(top)?,
-        left: 2usize.checked_sub(left)?,
-        bottom: 2usize.checked_sub(bottom)?,
-        right: 2usize.checked_sub(right)?,
-    };
-    Some(Sizes { input: s.output, output: s.input, padding, ..*s })
-}
-
-/// Transformed weights of a kernel `weight [o, i, 3, 3]`: for each of 36 places panels of 64 output channels (the
-/// last one narrower, a multiple of 16), in each panel a row for every input channel. With `back`, of the kernel that
-/// gives the gradient for the input: `weight` is then `[i, o, 3, 3]`, turned by half a turn.
-pub fn weights<T: Element>(weight: &[T], i: usize, o: usize, back: bool) -> Result<Vec<T>> {
-    let across = padded(o);
-    let mut out = vec![T::zero(); PLACES * i * across];
-    // Panels are disjoint parts of every place.
-    let panels = across.div_ceil(PANEL);
-    let groups = parallel::blocks(&mut out, i * across, i * PANEL, panels, |_, panel| panel);
-    let tasks: Vec<_> = groups.into_iter().enumerate().collect();
-    parallel::run(tasks, 8 * i * o, |(panel, mut places)| {
-        transform_weights(weight, &mut places, panel * PANEL, [i, o], back);
-        Ok(())
-    })?;
-    Ok(out)
-}
 
 /// One row of the kernel transform: 3 taps → 6 places.
 #[inline(always)]
@@ -126,7 +41,7 @@ fn output_row<T: Element>([a, b, c, d, e, f]: [T; 6]) -> [T; 4] {
 vectorized! {
     /// Fills one panel of all places (`places[place]`: a row for every input channel) with transformed weights for
     /// the output channels from `first` on.
-    fn transform_weights<T>(
+    pub(super) fn transform_weights<T>(
         weight: &'a [T], places: &'a mut [&'b mut [T]], first: usize, sizes: [usize; 2], back: bool,
     ) -> () {
         let [i, o] = sizes;
@@ -173,136 +88,19 @@ vectorized! {
     }
 }
 
-/// Tiles of one task: `rows` rows of tiles from row `top` on of `pictures` pictures from `picture` on.
-#[derive(Clone, Copy, Debug)]
-struct Block {
-    picture: usize,
-    pictures: usize,
-    top: usize,
-    rows: usize,
-    /// Tiles per row.
-    across: usize,
-}
-
-impl Block {
-    fn tiles(&self) -> usize {
-        self.pictures * self.rows * self.across
-    }
-}
-
-/// How tiles and output channels are cut into tasks. Depends on the shapes only.
-#[derive(Clone, Copy, Debug)]
-struct Plan {
-    /// Tiles per row, rows of tiles per picture.
-    across: usize,
-    down: usize,
-    /// Pictures per block, where a block holds whole pictures; else 1.
-    pictures: usize,
-    /// Rows of tiles per block.
-    rows: usize,
-    /// Blocks of one picture (1 where a block holds whole pictures), blocks of all.
-    parts: usize,
-    blocks: usize,
-    /// Output channels per task, number of slices.
-    height: usize,
-    slices: usize,
-}
-
-impl Plan {
-    fn new(s: &Sizes) -> Self {
-        let [i, _, _] = s.input;
-        let [o, oh, ow] = s.output;
-        let (across, down) = (ow.div_ceil(4), oh.div_ceil(4));
-        let by_work = TASK / (2 * PLACES * i * o);
-        let by_memory = SCRATCH / (PLACES * (padded(i) + padded(o)));
-        let tiles = by_work.max(48).min(by_memory.max(16)).max(across);
-        let (pictures, rows) = if tiles >= across * down {
-            ((tiles / (across * down)).clamp(1, s.n), down)
-        } else {
-            // Blocks of about equal height.
-            let rows = (tiles / across).max(1);
-            (1, down.div_ceil(down.div_ceil(rows)))
-        };
-        let parts = down.div_ceil(rows);
-        let blocks = s.n.div_ceil(pictures) * parts;
-        // Few blocks with much work each: cut the output channels too (every slice transforms the input again).
-        let work = 2 * PLACES * i * o * pictures * rows * across;
-        let slices = if blocks >= 16 { 1 } else { (work / (4 * TASK)).clamp(1, 16).min(o.div_ceil(128)) };
-        // Whole panels.
-        let height = if slices == 1 { padded(o) } else { o.div_ceil(slices).next_multiple_of(PANEL) };
-        Plan { across, down, pictures, rows, parts, blocks, height, slices: o.div_ceil(height) }
-    }
-
-    fn block(&self, s: &Sizes, index: usize) -> Block {
-        let picture = index / self.parts * self.pictures;
-        let top = index % self.parts * self.rows;
-        Block {
-            picture,
-            pictures: self.pictures.min(s.n - picture),
-            top,
-            rows: self.rows.min(self.down - top),
-            across: self.across,
-        }
-    }
-}
-
-/// `x [n, i, h, w]` with transformed `weights` (see [`weights`]) and `bias [o]` → `[n, o, h', w']`.
-pub fn forward<T: Element>(s: &Sizes, x: &[T], weights: &[T], bias: Option<&[T]>) -> Result<Vec<T>> {
-    let [i, _, _] = s.input;
-    let [o, oh, ow] = s.output;
-    let mut out = vec![T::zero(); s.n * o * oh * ow];
-    let plan = Plan::new(s);
-    let (wide_in, wide_out) = (padded(i), padded(o));
-    let groups =
-        parallel::blocks(&mut out, oh * ow, plan.rows * 4 * ow, plan.blocks * plan.slices, |row, part| {
-            let (picture, channel) = (row / o, row % o);
-            (picture / plan.pictures * plan.parts + part) * plan.slices + channel / plan.height
-        });
-    let tasks: Vec<_> = groups.into_iter().enumerate().collect();
-    let tiles = s.n * plan.across * plan.down;
-    let nanos = tiles * (PLACES * i * o / 40 + 10 * (i * plan.slices + o));
-    parallel::run(tasks, nanos, |(index, mut segments)| {
-        let block = plan.block(s, index / plan.slices);
-        let first = index % plan.slices * plan.height;
-        let channels = plan.height.min(o - first);
-        let (tiles, wide) = (block.tiles(), padded(channels));
-        let steps = [place_step(tiles, wide_in), place_step(tiles, wide)];
-        with_scratch(PLACES * (steps[0] + steps[1]), |scratch| {
-            let (transformed, products) = scratch.split_at_mut(PLACES * steps[0]);
-            with_scratch(input_scratch(s, block), |band| transform_input(s, x, block, transformed, band));
-            let places = transformed.chunks_exact(steps[0]).zip(products.chunks_exact_mut(steps[1]));
-            for (place, (a, dst)) in places.enumerate() {
-                for at in (0..wide).step_by(PANEL) {
-                    let width = PANEL.min(wide - at);
-                    let b =
-                        (&weights[place * i * wide_out + (first + at) * i..], Grid::rows(i, width, width));
-                    let dst = (&mut dst[at..], Grid::rows(tiles, width, wide));
-                    gemm(dst, false, T::one(), (a, Grid::rows(tiles, i, wide_in)), b)?;
-                }
-            }
-            let bias = bias.map_or(&[][..], |b| &b[first..first + channels]);
-            with_scratch(output_scratch(s, block), |band| {
-                transform_output(s, products, block, bias, &mut segments, band);
-            });
-            Ok(())
-        })
-    })?;
-    Ok(out)
-}
-
 /// Padded height and width of the inputs of a block, per picture.
 fn band_size(block: Block) -> (usize, usize) {
     (4 * block.rows + 2, 4 * block.across + 2)
 }
 
 /// Scratch memory of [`transform_input`]: the band, and the quarters of its inside.
-fn input_scratch(s: &Sizes, block: Block) -> usize {
+pub(super) fn input_scratch(s: &Sizes, block: Block) -> usize {
     let (height, width) = band_size(block);
     (height * width + height * s.input[2]) * LANES
 }
 
 /// Scratch memory of [`transform_output`].
-fn output_scratch(s: &Sizes, block: Block) -> usize {
+pub(super) fn output_scratch(s: &Sizes, block: Block) -> usize {
     (16 * block.across + 4 * block.rows * s.output[2]) * LANES
 }
 
@@ -327,7 +125,7 @@ fn separate<T: Element>(positions: &[[T; QUARTER]], [a, b, c, d]: [&mut [T]; QUA
 
 vectorized! {
     /// `out [36][tiles, padded(i)]`: the transformed inputs of a block. `band` is scratch memory.
-    fn transform_input<T>(s: &'a Sizes, x: &'a [T], block: Block, out: &'a mut [T], band: &'a mut [T]) -> () {
+    pub(super) fn transform_input<T>(s: &'a Sizes, x: &'a [T], block: Block, out: &'a mut [T], band: &'a mut [T]) -> () {
         let [i, h, w] = s.input;
         let wide = padded(i);
         let step = place_step(block.tiles(), wide);
@@ -465,7 +263,7 @@ fn transform_back<T: Element>(
 vectorized! {
     /// Turns `products [36][tiles, padded(channels)]` of a block to outputs. `segments[(picture, channel)]` are the
     /// output rows of the block. `band` is scratch memory for one row of tiles.
-    fn transform_output<T>(
+    pub(super) fn transform_output<T>(
         s: &'a Sizes, products: &'a [T], block: Block, bias: &'a [T], segments: &'a mut [&'b mut [T]],
         band: &'a mut [T],
     ) -> () {
