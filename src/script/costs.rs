@@ -9,6 +9,7 @@ use rhai::{Array, Dynamic, Map};
 use super::bind::Tensor;
 use super::options::{Options, Val};
 use super::types;
+use crate::engine::frozen::Depth;
 use crate::engine::image::Picture;
 use crate::engine::latent::Latent;
 use crate::engine::weights::model::Model;
@@ -25,6 +26,9 @@ const SHOWN: u64 = 12;
 
 /// Copies of its arguments that a function holds at once, its result included.
 const COPIES: u64 = 4;
+
+/// Bytes that the depth network holds at its own size: the large form's widest maps.
+const DEPTH: u64 = 600 << 20;
 
 /// Bytes that a call of `op` will hold besides its arguments; `work` says that it does more than look something up.
 pub fn estimate(op: &str, args: &[Dynamic], work: bool) -> u64 {
@@ -45,6 +49,8 @@ pub fn estimate(op: &str, args: &[Dynamic], work: bool) -> u64 {
         }
         "+" | "-" | "*" | "/" => broadcast(args).saturating_mul(COPIES),
         "heat" => wanted_size(args).map_or(0, |(w, h)| picture(w, h, 1)),
+        // The depth network works at its own size, picture by picture.
+        "depth" | "map" if args.first().is_some_and(|a| a.read_lock::<Depth>().is_some()) => DEPTH,
         // They name a size or a number of pictures, but make none.
         "schedule" => 0,
         _ => model_work(args, &sizes, work),

@@ -6,6 +6,8 @@ pub mod attention_edit;
 pub mod clip;
 pub mod clip_text;
 pub mod clip_vision;
+pub mod depth;
+pub mod dino;
 pub mod hooks;
 pub mod layers;
 pub mod unet;

@@ -40,7 +40,7 @@ pub use linear::Linear;
 pub use norm::{GroupNorm, LayerNorm};
 pub use pointwise::{geglu, gelu, gelu_tanh, quick_gelu, sigmoid, silu};
 pub use prepared::{keep_transformed, round_products};
-pub use resize::{resize_bilinear, upsample_nearest2x};
+pub use resize::{Interpolation, resize, resize_bilinear, upsample_nearest2x};
 pub use simd::{Level, VARIABLE as LEVEL_VARIABLE, cap as level_cap, level};
 pub use softmax::softmax;
 pub use versions::{assign, version};

@@ -22,11 +22,26 @@ pub fn upsample_nearest2x(x: &Tensor) -> Result<Tensor> {
     Ok(x.contiguous()?.apply_op1(Double)?)
 }
 
-/// `x [n, c, h, w]` → `[n, c, height, width]` by linear interpolation between pixel centres, edges repeated (PyTorch's
-/// `interpolate(mode="bilinear", align_corners=False)`; no smoothing when it becomes smaller). Two products with fixed
-/// matrices: right on every device, forward and back. Errors: another rank, an empty size.
+/// How values between pixels are made, as in PyTorch's `interpolate`; nothing is smoothed when a picture becomes smaller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interpolation {
+    /// Linear between pixel centres, edges repeated (`mode="bilinear", align_corners=False`).
+    Linear,
+    /// Linear with the corner pixels in the corners (`mode="bilinear", align_corners=True`).
+    LinearCorners,
+    /// Cubic convolution with a = -0.75 between pixel centres, edges repeated (`mode="bicubic", align_corners=False`).
+    Cubic,
+}
+
+/// [`resize`] with [`Interpolation::Linear`].
 pub fn resize_bilinear(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
-    let op = "resize_bilinear";
+    resize(x, height, width, Interpolation::Linear)
+}
+
+/// `x [n, c, h, w]` → `[n, c, height, width]`. Two products with fixed matrices: right on every device, forward and back.
+/// Errors: another rank, an empty size.
+pub fn resize(x: &Tensor, height: usize, width: usize, how: Interpolation) -> Result<Tensor> {
+    let op = "resize";
     check::float(op, x)?;
     check::rank(op, "the input", x, 4, "[n, channels, height, width]")?;
     let (n, c, h, w) = x.dims4()?;
@@ -39,7 +54,7 @@ pub fn resize_bilinear(x: &Tensor, height: usize, width: usize) -> Result<Tensor
         return Ok(Tensor::zeros((n, c, height, width), x.dtype(), x.device())?);
     }
     let along = |from: usize, to: usize| -> Result<Tensor> {
-        Ok(Tensor::from_vec(weights(from, to), (to, from), x.device())?.to_dtype(x.dtype())?)
+        Ok(Tensor::from_vec(weights(from, to, how), (to, from), x.device())?.to_dtype(x.dtype())?)
     };
     let rows = x.contiguous()?.reshape((n * c * h, w))?.matmul(&along(w, width)?.t()?)?;
     let columns =
@@ -48,18 +63,41 @@ pub fn resize_bilinear(x: &Tensor, height: usize, width: usize) -> Result<Tensor
     Ok(y.transpose(1, 2)?.contiguous()?.reshape((n, c, height, width))?)
 }
 
-/// The matrix `[to, from]` of a linear interpolation along one axis.
-fn weights(from: usize, to: usize) -> Vec<f64> {
+/// The matrix `[to, from]` of an interpolation along one axis.
+fn weights(from: usize, to: usize, how: Interpolation) -> Vec<f64> {
     let mut out = vec![0.0; to * from];
-    let scale = from as f64 / to as f64;
+    let last = (from - 1) as f64;
     for (i, row) in out.chunks_exact_mut(from).enumerate() {
-        let at = ((i as f64 + 0.5) * scale - 0.5).clamp(0.0, (from - 1) as f64);
-        let first = at as usize;
+        let centre = (i as f64 + 0.5) * from as f64 / to as f64 - 0.5;
+        let at = match how {
+            Interpolation::Linear => centre.clamp(0.0, last),
+            Interpolation::LinearCorners if to == 1 => 0.0,
+            Interpolation::LinearCorners => i as f64 * last / (to - 1) as f64,
+            Interpolation::Cubic => {
+                let first = centre.floor();
+                for tap in -1..=2i32 {
+                    let place = (first + f64::from(tap)).clamp(0.0, last) as usize;
+                    row[place] += cubic(centre - first - f64::from(tap));
+                }
+                continue;
+            }
+        };
+        let first = (at as usize).min(from - 1);
         let share = at - first as f64;
         row[first] += 1.0 - share;
         row[(first + 1).min(from - 1)] += share;
     }
     out
+}
+
+/// The cubic convolution kernel (Keys 1981) with a = -0.75.
+fn cubic(x: f64) -> f64 {
+    let (a, x) = (-0.75, x.abs());
+    match x {
+        _ if x <= 1.0 => ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0,
+        _ if x < 2.0 => (((x - 5.0) * x + 8.0) * x - 4.0) * a,
+        _ => 0.0,
+    }
 }
 
 /// The kernel as an operation of candle.
@@ -129,6 +167,25 @@ mod tests {
         assert_eq!(resize_bilinear(&x, 0, 4).unwrap_err().kind(), Kind::Value);
         assert_eq!(resize_bilinear(&random64(1, &[3, 4, 4]), 2, 2).unwrap_err().kind(), Kind::Shape);
         assert_eq!(resize_bilinear(&random64(1, &[2, 0, 4, 4]), 2, 3).unwrap().dims(), [2, 0, 2, 3]);
+    }
+
+    /// torch.nn.functional.interpolate(torch.tensor([[[[0., 1., 4., 9.]]]]).expand(1, 1, 4, 4), (4, 7), mode="bicubic"), and
+    /// (4, 3) with mode="bilinear", align_corners=True: the first rows.
+    #[test]
+    fn cubic_and_corners_are_those_of_torch() {
+        let x = Tensor::new(&[0f64, 1.0, 4.0, 9.0], &Device::Cpu).unwrap();
+        let x = x.reshape((1, 1, 1, 4)).unwrap().broadcast_as((1, 1, 4, 4)).unwrap();
+        let row = |w, how| -> Vec<f64> {
+            resize(&x, 4, w, how).unwrap().narrow(2, 0, 1).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+        };
+        let near = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4);
+        let cubic = row(7, Interpolation::Cubic);
+        assert!(near(&cubic, &[-0.09922, 0.15625, 0.80421, 2.125, 4.42466, 7.48078, 9.49608]), "{cubic:?}");
+        assert!(near(&row(3, Interpolation::LinearCorners), &[0.0, 2.5, 9.0]));
+        assert!(near(&row(1, Interpolation::LinearCorners), &[0.0]));
+        for how in [Interpolation::Cubic, Interpolation::LinearCorners] {
+            check(&[random64(1, &[2, 3, 5, 4])], |x| resize(&x[0], 7, 3, how));
+        }
     }
 
     #[test]

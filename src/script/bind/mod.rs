@@ -4,6 +4,7 @@ mod attention;
 mod chain;
 mod core;
 mod drawing;
+mod frozen;
 mod grad;
 pub mod guidance;
 mod hooks;
@@ -33,6 +34,7 @@ use super::types::{self, Handle};
 use crate::engine::diffusion::schedule::Schedule;
 use crate::engine::diffusion::stepper::Stepper;
 use crate::engine::error::{Error, Result};
+use crate::engine::frozen::{Depth, Dino};
 use crate::engine::image::Picture;
 use crate::engine::latent::Latent;
 use crate::engine::trajectory::Trajectory;
@@ -55,6 +57,7 @@ pub fn register(r: &mut Registry) {
     optimizers::register(r);
     image::register(r);
     drawing::register(r);
+    frozen::register(r);
     tables::register(r);
     core::register(r);
 }
@@ -72,6 +75,8 @@ pub fn types(engine: &mut Engine) {
     handle::<tensor::Tensor>(engine);
     handle::<optimizers::State>(engine);
     handle::<Picture>(engine);
+    handle::<Depth>(engine);
+    handle::<Dino>(engine);
     handle::<Options>(engine);
     handle::<Opt>(engine);
     handle::<core::Span>(engine);

@@ -1,0 +1,193 @@
+//! Depth Anything (Yang and others 2024, arXiv 2401.10891 and 2406.09414): depth from one picture, in transformers' names.
+//! Four depths of a DINOv2 encoder are brought to four sizes, fused from coarse to fine, and read by three convolutions.
+
+use candle_core::Tensor;
+use serde_json::Value;
+
+use super::clip::size;
+use super::dino::{Dino, DinoConfig};
+use super::layers::{conv, conv1, conv3};
+use crate::engine::error::{Error, Kind, Result};
+use crate::engine::ops::{self, Conv2d, Interpolation, Padding};
+use crate::engine::weights::Scope;
+
+/// How a stage's map changes its size.
+#[derive(Clone, Debug)]
+enum Change {
+    /// Every pixel becomes a square of so many pixels: a transposed convolution whose stride is its kernel.
+    Grow(Conv2d, usize),
+    Keep,
+    Shrink(Conv2d),
+}
+
+#[derive(Clone, Debug)]
+struct Fusion {
+    projection: Conv2d,
+    residual: [[Conv2d; 2]; 2],
+}
+
+/// The network.
+#[derive(Clone, Debug)]
+pub struct Depth {
+    dino: Dino,
+    after: Vec<usize>,
+    stages: Vec<(Conv2d, Change, Conv2d)>,
+    fusion: Vec<Fusion>,
+    head: [Conv2d; 3],
+    /// Metres that 1 stands for; `None`: relative depth, without a unit.
+    metres: Option<f64>,
+}
+
+fn wrong(what: impl Into<String>) -> Error {
+    Error::new(Kind::File, "load", what.into()).hint("a transformers folder of Depth-Anything-V2-...-hf")
+}
+
+fn sizes(json: &Value, key: &str, default: [usize; 4]) -> Result<[usize; 4]> {
+    let Some(list) = json.get(key).and_then(Value::as_array) else { return Ok(default) };
+    let list: Option<Vec<usize>> =
+        list.iter().map(|v| v.as_u64().filter(|v| (1..=65536).contains(v)).map(|v| v as usize)).collect();
+    list.and_then(|l| l.try_into().ok()).ok_or_else(|| wrong(format!("{key} must be four sizes")))
+}
+
+impl Depth {
+    /// From `backbone`, `neck`, `head` and config.json. Errors: names, shapes or sizes that do not fit.
+    pub fn new(w: &Scope, json: &Value) -> Result<Self> {
+        let inner = json.get("backbone_config").unwrap_or(&Value::Null);
+        let config = DinoConfig::parse(inner)?;
+        let last = config.layers;
+        let after = sizes(
+            inner,
+            "out_indices",
+            [last.saturating_sub(3), last.saturating_sub(2), last.saturating_sub(1), last],
+        )?;
+        if after.windows(2).any(|w| w[0] >= w[1]) || after.iter().any(|i| *i == 0 || *i > last) {
+            return Err(wrong(format!("out_indices {after:?} do not name four layers of {last}, ascending")));
+        }
+        let channels = sizes(json, "neck_hidden_sizes", [48, 96, 192, 384])?;
+        let factors = match json.get("reassemble_factors").and_then(Value::as_array) {
+            None => vec![4.0, 2.0, 1.0, 0.5],
+            Some(list) => list.iter().filter_map(Value::as_f64).collect(),
+        };
+        if factors.len() != 4 {
+            return Err(wrong("reassemble_factors must be four numbers"));
+        }
+        let width = json.get("fusion_hidden_size").map_or(Ok(64), |_| size(json, "fusion_hidden_size"))?;
+        let small = json.get("head_hidden_size").map_or(Ok(32), |_| size(json, "head_hidden_size"))?;
+        let stages = channels.into_iter().zip(factors).enumerate().map(|(i, (c, factor))| {
+            let s = w.sub(format!("neck.reassemble_stage.layers.{i}"));
+            let change = match factor {
+                1.0 => Change::Keep,
+                f if f > 1.0 && f <= 16.0 && f.fract() == 0.0 => grow(&s.sub("resize"), c, f as usize)?,
+                0.5 => Change::Shrink(conv(&s.sub("resize"), c, c, 3, 2, Padding::all(1))?),
+                f => return Err(wrong(format!("a reassemble factor of {f}"))),
+            };
+            let bridge = w.sub(format!("neck.convs.{i}")).get("weight", &[width, c, 3, 3])?;
+            let bridge = Conv2d::new(bridge, None, 1, Padding::all(1))?;
+            Ok((conv1(&s.sub("projection"), config.width, c)?, change, bridge))
+        });
+        let stages = stages.collect::<Result<_>>()?;
+        let fusion = (0..4).map(|i| {
+            let w = w.sub(format!("neck.fusion_stage.layers.{i}"));
+            let pair = |n: usize| -> Result<[Conv2d; 2]> {
+                let w = w.sub(format!("residual_layer{n}"));
+                Ok([
+                    conv3(&w.sub("convolution1"), width, width)?,
+                    conv3(&w.sub("convolution2"), width, width)?,
+                ])
+            };
+            Ok(Fusion {
+                projection: conv1(&w.sub("projection"), width, width)?,
+                residual: [pair(1)?, pair(2)?],
+            })
+        });
+        let metric = json.get("depth_estimation_type").and_then(Value::as_str) == Some("metric");
+        let head = w.sub("head");
+        Ok(Depth {
+            dino: Dino::new(&w.sub("backbone"), config)?,
+            after: after.to_vec(),
+            stages,
+            fusion: fusion.collect::<Result<_>>()?,
+            head: [
+                conv3(&head.sub("conv1"), width, width / 2)?,
+                conv3(&head.sub("conv2"), width / 2, small)?,
+                conv1(&head.sub("conv3"), small, 1)?,
+            ],
+            metres: metric.then(|| json.get("max_depth").and_then(Value::as_f64).unwrap_or(1.0)),
+        })
+    }
+
+    /// Pixels of a patch, on a side: the sides of pictures are multiples of it.
+    pub fn patch(&self) -> usize {
+        self.dino.config().patch
+    }
+
+    /// Whether the values are metres (far is large); relative depth is large where it is near.
+    pub fn is_metric(&self) -> bool {
+        self.metres.is_some()
+    }
+
+    /// Normalized pixels `[n, 3, h, w]`, sides whole numbers of patches → `[n, 1, h, w]`.
+    pub fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
+        let (n, _, h, w) = pixels.dims4()?;
+        let (rows, columns) = (h / self.patch(), w / self.patch());
+        let hidden = self.dino.hidden(pixels, &self.after)?;
+        let mut maps = Vec::with_capacity(4);
+        for (x, (projection, change, bridge)) in hidden.iter().zip(&self.stages) {
+            let x = x.narrow(1, 1, rows * columns)?.transpose(1, 2)?.contiguous()?;
+            let x = projection.forward(&x.reshape((n, self.dino.config().width, rows, columns))?)?;
+            let x = match change {
+                Change::Grow(conv, by) => spread(&conv.forward(&x)?, *by)?,
+                Change::Keep => x,
+                Change::Shrink(conv) => conv.forward(&x)?,
+            };
+            maps.push(bridge.forward(&x)?);
+        }
+        let mut fused: Option<Tensor> = None;
+        for (i, layer) in self.fusion.iter().enumerate() {
+            let map = &maps[3 - i];
+            let x = match fused {
+                None => map.clone(),
+                Some(x) => {
+                    let (_, _, h, w) = x.dims4()?;
+                    let map = if map.dims()[2..] == [h, w] {
+                        map.clone()
+                    } else {
+                        ops::resize_bilinear(map, h, w)?
+                    };
+                    (x + residual(&layer.residual[0], &map)?)?
+                }
+            };
+            let x = residual(&layer.residual[1], &x)?;
+            let (_, _, h, w) = x.dims4()?;
+            let (h, w) = if i < 3 { (maps[2 - i].dim(2)?, maps[2 - i].dim(3)?) } else { (2 * h, 2 * w) };
+            let x = ops::resize(&x, h, w, Interpolation::LinearCorners)?;
+            fused = Some(layer.projection.forward(&x)?);
+        }
+        let x = fused.ok_or_else(|| wrong("no stages"))?;
+        let x = ops::resize(&self.head[0].forward(&x)?, h, w, Interpolation::LinearCorners)?;
+        let x = self.head[2].forward(&self.head[1].forward(&x)?.relu()?)?;
+        match self.metres {
+            None => Ok(x.relu()?),
+            Some(metres) => Ok((ops::sigmoid(&x)? * metres)?),
+        }
+    }
+}
+
+/// A transposed convolution whose stride is its kernel, as a 1×1 convolution to `by²` values per output.
+fn grow(w: &Scope, c: usize, by: usize) -> Result<Change> {
+    let weight = w.get("weight", &[c, c, by, by])?;
+    let weight = weight.flatten_from(1)?.t()?.contiguous()?.reshape((c * by * by, c, 1, 1))?;
+    let bias = w.get("bias", &[c])?.unsqueeze(1)?.broadcast_as((c, by * by))?.contiguous()?.flatten_all()?;
+    Ok(Change::Grow(Conv2d::new(weight, Some(bias), 1, Padding::all(0))?, by))
+}
+
+/// `[n, c by², h, w]` → `[n, c, by h, by w]`.
+fn spread(x: &Tensor, by: usize) -> Result<Tensor> {
+    let (n, c, h, w) = x.dims4()?;
+    let x = x.reshape((n, c / (by * by), by, by, h, w))?.permute((0, 1, 4, 2, 5, 3))?.contiguous()?;
+    Ok(x.reshape((n, c / (by * by), by * h, by * w))?)
+}
+
+fn residual([first, second]: &[Conv2d; 2], x: &Tensor) -> Result<Tensor> {
+    Ok((second.forward(&first.forward(&x.relu()?)?.relu()?)? + x)?)
+}
