@@ -19,13 +19,13 @@ const MAX_SIDE: usize = 2048;
 
 /// What the encoders expect of pixels, from preprocessor_config.json; ImageNet's own values where it is silent.
 #[derive(Clone, Debug)]
-struct Pixels {
+pub(super) struct Pixels {
     mean: [f64; 3],
     std: [f64; 3],
 }
 
 impl Pixels {
-    fn parse(json: &Value) -> Self {
+    pub(super) fn parse(json: &Value) -> Self {
         let triple = |key: &str, default: [f64; 3]| -> [f64; 3] {
             let list = json.get(key).and_then(Value::as_array);
             let numbers: Option<Vec<f64>> = list.and_then(|l| l.iter().map(Value::as_f64).collect());
@@ -38,7 +38,7 @@ impl Pixels {
     }
 
     /// Values in 0..1 `[n, 3, h, w]`, normalized.
-    fn normalize(&self, pixels: &Tensor) -> Result<Tensor> {
+    pub(super) fn normalize(&self, pixels: &Tensor) -> Result<Tensor> {
         let row = |v: [f64; 3]| -> Result<Tensor> {
             Ok(Tensor::new(&v, pixels.device())?.to_dtype(pixels.dtype())?.reshape((1, 3, 1, 1))?)
         };
@@ -47,7 +47,7 @@ impl Pixels {
 }
 
 /// A folder's weights and its two configuration files. Errors: no such folder, no weights in it.
-fn open(op: &str, path: &Path, device: &Device) -> Result<(Weights, Value, Value)> {
+pub(super) fn open(op: &str, path: &Path, device: &Device) -> Result<(Weights, Value, Value)> {
     let folder = Folder::Disk(path.to_path_buf());
     if !folder.has("config.json") {
         return Err(Error::missing(op, format!("{}: there is no transformers model", path.display()))
@@ -63,7 +63,7 @@ fn open(op: &str, path: &Path, device: &Device) -> Result<(Weights, Value, Value
 }
 
 /// What the folder's config says that it holds must be `wanted`.
-fn check_kind(op: &str, json: &Value, wanted: &str) -> Result<()> {
+pub(super) fn check_kind(op: &str, json: &Value, wanted: &str) -> Result<()> {
     match json.get("model_type").and_then(Value::as_str) {
         Some(kind) if kind != wanted => {
             Err(Error::new(Kind::File, op, "the folder holds another kind of model")

@@ -1,5 +1,6 @@
 //! Diffusion on candle: tensors, networks with hooks, weights, schedules, noise. Knows no script and no terminal.
 
+pub mod caption;
 pub mod device;
 pub mod diffusion;
 pub mod draw;

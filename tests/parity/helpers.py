@@ -2,13 +2,17 @@
 
 tiny-dino    DINOv2: position embeddings stretched to another size, layer scales away from 1
 tiny-swiglu  DINOv2 with the gated feed-forward part of the giant model
+tiny-blip    BLIP with a word list of its own: scores, and the caption that greedy decoding gives
 tiny-depth   Depth Anything: four stages of all three kinds, a side that is not square, maps of odd sizes
 """
 
 import json
 
 import torch
-from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config, Dinov2Model
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import (
+    BlipConfig, BlipForConditionalGeneration, DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config, Dinov2Model,
+)  # fmt: skip
 
 from fixtures import OUT, distance, random_weight, save_tensors
 
@@ -68,6 +72,37 @@ def depth():
     return distance(found, exact)
 
 
+def blip():
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    words = special + "a picture of the dog cat tiger cup tree house red blue green on in with and small large ##s ##y ##er".split()
+    words += [chr(c) for c in range(ord("a"), ord("z") + 1) if chr(c) not in words] + ["[DEC]"]
+    tokenizer = Tokenizer(models.WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens(special + ["[DEC]"])
+    last, first = words.index("[SEP]"), words.index("[DEC]")
+    text = dict(
+        vocab_size=len(words), hidden_size=24, encoder_hidden_size=16, intermediate_size=48, projection_dim=16, num_hidden_layers=2,
+        num_attention_heads=3, max_position_embeddings=32, bos_token_id=first, sep_token_id=last, eos_token_id=last, pad_token_id=0,
+    )  # fmt: skip
+    vision = dict(hidden_size=16, intermediate_size=32, projection_dim=16, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8)
+    model = fill(BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision)), 41)
+    begin = tokenizer.encode("a picture of", add_special_tokens=False).ids
+    pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(42))
+    ids = torch.tensor([[first, *begin]])
+    with torch.no_grad():
+        states = model.vision_model(pixels).last_hidden_state
+        scores = model.text_decoder(ids, encoder_hidden_states=states).logits
+        made = ids
+        for _ in range(8):
+            made = torch.cat([made, model.text_decoder(made, encoder_hidden_states=states).logits[:, -1:].argmax(-1)], 1)
+        exact = model.double().text_decoder(ids, encoder_hidden_states=states.double()).logits
+    kept = dict(model_type="blip", text_config=text, vision_config=vision)
+    store("tiny-blip", model.float(), kept, pixels=pixels, states=states, scores=scores, ids=ids, made=made)
+    tokenizer.save(str(OUT / "tiny-blip" / "tokenizer.json"))
+    return distance(scores, exact)
+
+
 def generate():
-    rounding = [dino("tiny-dino", 11), dino("tiny-swiglu", 21, use_swiglu_ffn=True), depth()]
+    rounding = [blip(), dino("tiny-dino", 11), dino("tiny-swiglu", 21, use_swiglu_ffn=True), depth()]
     return "rounding " + ", ".join(f"{r:.1e}" for r in rounding)

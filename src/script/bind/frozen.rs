@@ -1,12 +1,13 @@
-//! Networks from the user's own folders that are only read: depth, likeness of subjects.
+//! Networks from the user's own folders that are only read: depth, likeness of subjects, captions.
 
 use std::path::Path;
 
+use crate::engine::caption::Captioner;
 use crate::engine::device;
 use crate::engine::error::{Error, Result};
 use crate::engine::frozen::{Depth, Dino};
 use crate::engine::image::Picture;
-use crate::script::args::Either;
+use crate::script::args::{Either, Opts};
 use crate::script::bind::Tensor;
 use crate::script::host::Host;
 use crate::script::registry::Registry;
@@ -25,6 +26,14 @@ impl Handle for Depth {
 
     fn detail(&self) -> String {
         if self.is_metric() { "metres" } else { "relative" }.to_string()
+    }
+}
+
+impl Handle for Captioner {
+    const NAME: &'static str = "Captioner";
+
+    fn detail(&self) -> String {
+        "BLIP".to_string()
     }
 }
 
@@ -98,4 +107,27 @@ pub fn register(r: &mut Registry) {
         .see(&["load_dino", "similarity"])
         .work()
         .bind(|d: Dino, picture: Picture| d.features(&picture).map(Tensor));
+    let host = r.host();
+    r.def(
+        "load_captioner(folder)",
+        "Loads BLIP from a transformers folder with tokenizer.json (Salesforce/blip-image-captioning-base and its like).",
+    )
+    .example("load_captioner(\"no-such-folder\") // error: no-such-folder")
+    .see(&["caption"])
+    .work()
+    .bind(move |folder: String| load(&host, "load_captioner", &folder, Captioner::load));
+    let host = r.host();
+    r.def(
+        "c.caption(picture: Image)",
+        "What a picture shows, in words: the likeliest next word at every place.",
+    )
+    .option("begin", "string", "the caption's first words: \"a picture of\"")
+    .option("most", "integer", "most tokens after them; 30")
+    .example("load_captioner(\"no-such-folder\").caption(open(\"dog-flat.png\")) // error: no-such-folder")
+    .see(&["load_captioner"])
+    .work()
+    .bind(move |c: Captioner, picture: Picture, o: Opts| {
+        let begin = o.get::<String>("begin")?.unwrap_or_default();
+        c.caption(&picture, &begin, o.or("most", 30usize)?, host.cancel())
+    });
 }

@@ -31,6 +31,7 @@ pub use tree::is_tracked;
 use super::options::{Opt, Options, Val};
 use super::registry::Registry;
 use super::types::{self, Handle};
+use crate::engine::caption::Captioner;
 use crate::engine::diffusion::schedule::Schedule;
 use crate::engine::diffusion::stepper::Stepper;
 use crate::engine::error::{Error, Result};
@@ -77,6 +78,7 @@ pub fn types(engine: &mut Engine) {
     handle::<Picture>(engine);
     handle::<Depth>(engine);
     handle::<Dino>(engine);
+    handle::<Captioner>(engine);
     handle::<Options>(engine);
     handle::<Opt>(engine);
     handle::<core::Span>(engine);

@@ -1,10 +1,12 @@
 //! DINOv2 and Depth Anything beside transformers, on small random weights; and what bad folders say.
 
-use candle_core::{DType, Device, Var};
+use candle_core::{DType, Device, Tensor, Var};
+use scumble::engine::caption::Captioner;
 use scumble::engine::frozen::{Depth, Dino};
 use scumble::engine::image::Picture;
 use scumble::engine::nets::depth::Depth as DepthNet;
 use scumble::engine::nets::dino::{Dino as DinoNet, DinoConfig};
+use scumble::engine::observe::Cancel;
 use scumble::engine::weights::Weights;
 use scumble::engine::weights::read::TensorFile;
 
@@ -66,12 +68,35 @@ fn a_picture_has_a_depth_and_a_likeness() {
     assert_eq!((low.to_scalar::<f32>().unwrap(), high.to_scalar::<f32>().unwrap()), (0.0, 1.0));
 }
 
+/// The scores of every word, and with them the caption word by word: what is kept between words must be what a whole pass gives.
+#[test]
+fn captions_are_those_of_transformers() {
+    let captioner = Captioner::load(&data("tiny-blip"), &Device::Cpu).unwrap();
+    let fixture = Fixture::open("tiny-blip/reference.safetensors");
+    let ids = &fixture.ids("ids")[0];
+    let states = captioner.states(fixture.get("pixels")).unwrap();
+    close("states", &states, fixture.get("states"), EXACT);
+    close("scores", &captioner.scores(ids, &states).unwrap(), fixture.get("scores"), EXACT);
+    let tokenizer = tokenizers::Tokenizer::from_file(data("tiny-blip/tokenizer.json")).unwrap();
+    let made = &fixture.ids("made")[0];
+    let end = made.iter().position(|id| *id == 3).unwrap_or(made.len());
+    let words = |most| captioner.words(&states, "a picture of", most, &Cancel::default()).unwrap();
+    assert!(end > ids.len(), "the caption has words of its own");
+    assert_eq!(words(8), tokenizer.decode(&made[1..end], true).unwrap());
+    assert!(words(8).starts_with(&words(1)) && words(0) == "a picture of");
+    let grey = Picture::from_tensor(Tensor::full(0.5f32, (1, 3, 50, 40), &Device::Cpu).unwrap()).unwrap();
+    assert!(captioner.caption(&grey, "", 4, &Cancel::default()).is_ok());
+    let error = captioner.caption(&grey, &"dog ".repeat(40), 8, &Cancel::default()).unwrap_err().to_string();
+    assert!(error.contains("too many words"), "{error}");
+}
+
 #[test]
 fn wrong_folders_are_told() {
     let error = Dino::load(&data("tiny-depth"), &Device::Cpu).unwrap_err().to_string();
     assert!(error.contains("another kind") && error.contains("depth_anything"), "{error}");
     let error = Depth::load(&data("tiny-dino"), &Device::Cpu).unwrap_err().to_string();
     assert!(error.contains("another kind") && error.contains("dinov2"), "{error}");
+    assert!(Captioner::load(&data("tiny-dino"), &Device::Cpu).is_err());
     let error = Dino::load(&data("nowhere"), &Device::Cpu).unwrap_err().to_string();
     assert!(error.contains("nowhere") && error.contains("no transformers model"), "{error}");
     for (key, value) in
