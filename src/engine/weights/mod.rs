@@ -6,9 +6,12 @@ pub mod folder;
 pub mod locate;
 pub mod model;
 pub mod pictures;
+pub mod changed;
+pub mod lora;
 mod prompts;
 pub mod read;
 pub mod tokenizer;
+pub mod write;
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};

@@ -17,6 +17,7 @@ mod tables;
 mod tensor;
 mod trajectory;
 mod tree;
+mod tune;
 
 use std::sync::Arc;
 
@@ -53,6 +54,7 @@ pub fn register(r: &mut Registry) {
     grad::register(r);
     chain::register(r);
     optimizers::register(r);
+    tune::register(r);
     image::register(r);
     drawing::register(r);
     tables::register(r);
