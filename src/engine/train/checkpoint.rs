@@ -20,6 +20,11 @@ const LOSSES: &str = "losses";
 
 /// Writes it, whole or not at all.
 pub(super) fn write(op: &str, path: &Path, about: &About, state: &State) -> Result<()> {
+    write::replace(op, path, &encode(about, state)?)
+}
+
+/// The bytes of the file.
+pub(super) fn encode(about: &About, state: &State) -> Result<Vec<u8>> {
     let mut text = about.clone();
     text.insert("format".into(), FORMAT.into());
     text.insert("step".into(), state.step().to_string());
@@ -31,8 +36,7 @@ pub(super) fn write(op: &str, path: &Path, about: &About, state: &State) -> Resu
         all.extend(state.names().iter().zip(moments).map(|(n, v)| (format!("{kind}.{n}"), v.clone())));
     }
     all.push((LOSSES.into(), losses));
-    let bytes = write::encode(all.iter().map(|(n, t)| (n.as_str(), t)), &text)?;
-    write::replace(op, path, &bytes)
+    write::encode(all.iter().map(|(n, t)| (n.as_str(), t)), &text)
 }
 
 /// Reads it. Errors: no checkpoint, cut short, of another run; the message names what differs.
@@ -40,7 +44,8 @@ pub(super) fn read(op: &str, path: &Path, about: &About, fresh: &State) -> Resul
     let bad = |what: String| {
         Error::file(op, path, what).hint("give another file, or begin anew without resume under another name")
     };
-    let file = TensorFile::open(path).map_err(|e| bad(format!("this is no whole checkpoint: {}", e.message())))?;
+    let file =
+        TensorFile::open(path).map_err(|e| bad(format!("this is no whole checkpoint: {}", e.message())))?;
     let text = file.metadata();
     if text.get("format").map(String::as_str) != Some(FORMAT) {
         return Err(bad("this is no checkpoint of a training run".into()));

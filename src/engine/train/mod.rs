@@ -183,6 +183,11 @@ impl Training {
         Ended { state, stopped }
     }
 
+    /// A state as the bytes of a checkpoint.
+    pub fn bytes(&self, state: &State) -> Result<Vec<u8>> {
+        checkpoint::encode(&self.about, state)
+    }
+
     /// Whether it was written.
     fn save(&self, state: &State, observer: &dyn Observer) -> bool {
         let Some(path) = &self.file else { return false };

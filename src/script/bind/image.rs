@@ -8,9 +8,9 @@ use candle_core::Device;
 use rhai::Dynamic;
 
 use crate::engine::error::{Error, Result};
-use crate::engine::weights::model::Model;
 use crate::engine::image::{Picture, grid};
 use crate::engine::observe::Event;
+use crate::engine::weights::model::Model;
 use crate::engine::weights::pictures as shipped;
 use crate::record::{Record, png};
 use crate::script::args::{Arg, Either, Opts};
@@ -36,7 +36,7 @@ impl Handle for Picture {
 /// Largest picture file that is read, bytes.
 const MAX_FILE: u64 = 256 << 20;
 
-fn open(host: &Host, name: &str) -> Result<Picture> {
+pub(super) fn open(host: &Host, name: &str) -> Result<Picture> {
     let path = Path::new(name);
     if name.trim().is_empty() {
         return Err(Error::value("open", "the file name is empty").hint("open(\"dog-flat.png\")"));

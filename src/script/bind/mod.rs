@@ -3,6 +3,7 @@
 mod attention;
 mod chain;
 mod core;
+mod data;
 mod drawing;
 mod grad;
 pub mod guidance;
@@ -57,6 +58,7 @@ pub fn register(r: &mut Registry) {
     tune::register(r);
     image::register(r);
     drawing::register(r);
+    data::register(r);
     tables::register(r);
     core::register(r);
 }

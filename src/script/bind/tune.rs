@@ -9,6 +9,7 @@ use super::optimizers::State as Rule;
 use super::tree;
 use crate::engine::error::{Error, Result};
 use crate::engine::nets::hooks::SiteKind;
+use crate::engine::observe::Event;
 use crate::engine::optimize::{Optimizer, Rule as Update};
 use crate::engine::train::{About, Ended, Measured, State, Training};
 use crate::engine::weights::changed::{Changes, TEXT, TOKENS, UNET};
@@ -52,7 +53,10 @@ fn means(m: &Model, pattern: &str, name: &str) -> bool {
         return glob(pattern.as_bytes(), path.as_bytes()) || glob(pattern.as_bytes(), name.as_bytes());
     }
     let alias = || m.sites().into_iter().any(|s| s.alias.as_deref() == Some(pattern) && begins(&s.path));
-    begins(pattern) || name == pattern || name.strip_prefix(pattern).is_some_and(|r| r.starts_with('.')) || alias()
+    begins(pattern)
+        || name == pattern
+        || name.strip_prefix(pattern).is_some_and(|r| r.starts_with('.'))
+        || alias()
 }
 
 fn glob(pattern: &[u8], text: &[u8]) -> bool {
@@ -72,7 +76,8 @@ fn chosen(m: &Model, what: &[String], rank: usize) -> Result<Part> {
         let wanted = &kinds[..if cross { 1 } else { 2 }];
         name.starts_with(UNET)
             && m.sites().iter().any(|s| {
-                wanted.contains(&s.kind) && path.strip_prefix(s.path.as_str()).is_some_and(|r| r.starts_with('.'))
+                wanted.contains(&s.kind)
+                    && path.strip_prefix(s.path.as_str()).is_some_and(|r| r.starts_with('.'))
             })
     };
     let tokens: Vec<&String> = m.changes().tokens.iter().map(|(t, _)| t).collect();
@@ -94,7 +99,6 @@ fn chosen(m: &Model, what: &[String], rank: usize) -> Result<Part> {
             "cross_attention" => attention(n, true),
             pattern => means(m, pattern, n),
         };
-        let before = found.len();
         let matches: Vec<&String> = names.iter().filter(belongs).collect();
         if matches.is_empty() || word.trim().is_empty() {
             let near = crate::script::catalog::nearest(word, WORDS.iter().copied());
@@ -106,7 +110,6 @@ fn chosen(m: &Model, what: &[String], rank: usize) -> Result<Part> {
             });
         }
         found.extend(matches.into_iter().cloned());
-        debug_assert!(found.len() >= before);
     }
     let found = found.into_iter();
     Ok(if rank > 0 { Part::Lora(found.collect()) } else { Part::Weights(found.collect()) })
@@ -204,7 +207,9 @@ fn words(o: &Opts) -> Result<Vec<String>> {
         None => text(&what).map(|w| vec![w]),
     };
     list.filter(|l| !l.is_empty()).ok_or_else(|| {
-        Error::value("tune", "what cannot be understood").expected("a word, or a list of words").got(types::got(&what))
+        Error::value("tune", "what cannot be understood")
+            .expected("a word, or a list of words")
+            .got(types::got(&what))
     })
 }
 
@@ -218,7 +223,9 @@ fn checkpoint_path(host: &Host, o: &Opts) -> Result<(Option<PathBuf>, bool)> {
         return Ok((None, false));
     };
     if name.trim().is_empty() {
-        return Err(Error::value("tune", "the file name is empty").hint("file: \"tuned-checkpoint.safetensors\""));
+        return Err(
+            Error::value("tune", "the file name is empty").hint("file: \"tuned-checkpoint.safetensors\"")
+        );
     }
     let path = if Path::new(&name).extension().is_some() { name } else { format!("{name}.safetensors") };
     Ok((Some(host.policy.borrow().writable("tune", Path::new(&path))?), o.or("resume", false)?))
@@ -283,8 +290,29 @@ fn tune(
         host.note_saved(path);
     }
     match ended.stopped {
-        None => Ok(with_values(&m.clone(), &part, ended.state.names(), ended.state.values())?),
-        Some(fail) => Err(fail),
+        None => Ok(with_values(m, &part, ended.state.names(), ended.state.values())?),
+        Some(fail) => {
+            if training.file.is_none() && ended.state.step() > 0 {
+                keep(host, &training, &ended.state);
+            }
+            Err(fail)
+        }
+    }
+}
+
+/// Saves where a run stopped that has no file of its own.
+fn keep(host: &Host, training: &Training, state: &State) {
+    let recipe = host.stopped_name();
+    let name = format!("{}-tune.safetensors", if recipe.is_empty() { "cell" } else { &recipe });
+    let saved = training.bytes(state).and_then(|bytes| {
+        host.may_save("tune", bytes.len() as u64)?;
+        host.policy.borrow().write_new("tune", Path::new(&name), &bytes)
+    });
+    match saved {
+        Ok(path) => host.note_saved(&path),
+        Err(e) => {
+            host.emit(Event::Warn(format!("the state of step {} could not be saved: {e}", state.step())))
+        }
     }
 }
 
@@ -392,7 +420,8 @@ pub fn register(r: &mut Registry) {
         "A new model whose weights have followed the gradient of a loss, by Adam or another optimizer; `m` is left as it is. The closure \
          gets the model of step `i` and gives the loss, a Tensor of one value. What is drawn in a step should be drawn from `i` \
          (`m.noise(seed + i)`): then a run that goes on from its checkpoint is the same, bit for bit, as one that never stopped. \
-         A loss or gradient that is no finite number stops the run; with `file`, the last good state is there.",
+         A loss or gradient that is no finite number stops the run, and so does Ctrl-C: the last good state is saved as a checkpoint, in \
+         `file` or as NAME-tune.safetensors, from which `file` and `resume` go on.",
     )
     .option(
         "what",
