@@ -14,7 +14,7 @@ from fixtures import OUT, save_tensors
 SEED, T, PROMPT = 5, 500, "a dog"
 
 
-def main():
+def generate():
     pipe = load()
     unet = pipe.unet.eval()
     size = unet.config.sample_size
@@ -36,8 +36,4 @@ def main():
         weights[name] = [p.grad.norm().item(), torch.dot(p.grad.flatten().double(), along.double()).item()]
     (OUT / "gradients.json").write_text(json.dumps({"loss": loss.item(), "weights": weights}, indent=0) + "\n")
     save_tensors(OUT / "gradients.safetensors", {"states": states.grad})
-    print(f"loss {loss.item():.6f}, {len(weights)} weights")
-
-
-if __name__ == "__main__":
-    main()
+    return f"loss {loss.item():.6f}, {len(weights)} weights"
