@@ -24,7 +24,8 @@ fn dot(a: &Tensor, b: &Tensor) -> f64 {
 fn gradients_of_the_training_loss_are_pytorchs() {
     let (m, want) = (Model::load("emoji", &LoadOptions::default()).unwrap(), json("gradients.json"));
     let side = m.size() / m.factor();
-    let latent = |seed| Latent::new(normal(seed, 4 * side * side).reshape((1, 4, side, side)).unwrap()).unwrap();
+    let latent =
+        |seed| Latent::new(normal(seed, 4 * side * side).reshape((1, 4, side, side)).unwrap()).unwrap();
     let (x0, noise, t) = (latent(5), latent(6), 500.0);
     let ab = m.train_schedule().alpha_at("test", t).unwrap();
     let z = x0.scale(ab.sqrt()).unwrap().add(&noise.scale((1.0 - ab).sqrt()).unwrap()).unwrap();
