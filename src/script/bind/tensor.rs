@@ -160,7 +160,7 @@ pub fn register(r: &mut Registry) {
         "uniform(seed, n)",
         "A list of `n` numbers of 0 to 1 (1 not included), drawn as torch's CPU generator does: to draw timesteps and the like.",
     )
-    .example("uniform(0, 2) // => [0.4963, 0.7682]")
+    .example("uniform(0, 2) // => [0.49626, 0.76822]")
     .example("uniform(3, 2) == uniform(3, 2) // => true")
     .see(&["noise", "tensor"])
     .bind(|seed: u64, n: usize| {
