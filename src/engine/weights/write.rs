@@ -48,7 +48,15 @@ pub fn replace(op: &str, path: &Path, bytes: &[u8]) -> Result<()> {
         Error::file(op, path, format!("cannot be written: {e}")).hint("is the disk full, or read-only?")
     };
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().prefix(".scumble-").tempfile_in(folder).map_err(bad)?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".scumble-");
+    #[cfg(unix)]
+    {
+        // As any new file; the user's mask takes away what it does.
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    let mut file = builder.tempfile_in(folder).map_err(bad)?;
     file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(bad)?;
     file.persist(path).map_err(|e| bad(e.error))?;
     Ok(())
