@@ -90,7 +90,7 @@ fn a_training_run_that_is_terminated_saves_its_checkpoint() {
     let mut text = String::new();
     std::io::Read::read_to_string(child.stderr.as_mut().unwrap(), &mut text).unwrap();
     assert_eq!(wait(&mut child, LONG), 1);
-    assert!(text.contains("the checkpoint is further than this run goes"), "{text}");
+    assert!(text.contains("the checkpoint is further than"), "{text}");
 }
 
 #[test]
