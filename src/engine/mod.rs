@@ -15,6 +15,7 @@ pub mod ops;
 pub mod optimize;
 pub mod sheet;
 pub mod tape;
+pub mod train;
 pub mod trajectory;
 pub mod weights;
 

@@ -22,6 +22,15 @@ pub enum Event {
         /// Steps in all.
         total: usize,
     },
+    /// The loss of a step of training.
+    Loss {
+        /// What is trained.
+        label: &'static str,
+        /// Steps finished so far.
+        step: usize,
+        /// The loss before the last of them.
+        loss: f64,
+    },
     /// A line of text that the script printed.
     Print(String),
     /// Something the user should know though nothing failed (a prompt that was cut).

@@ -85,11 +85,30 @@ impl Optimizer {
 
     /// What is remembered, by name: Adam's `mean` and `square`, momentum's `velocity`; nothing before the first step.
     pub fn moments(&self) -> impl Iterator<Item = (&'static str, &[Tensor])> {
-        let names: &[&str] = match self.rule {
+        self.moment_names().iter().copied().zip(self.moments.iter().map(Vec::as_slice))
+    }
+
+    /// What is remembered after a step, by name.
+    pub fn moment_names(&self) -> &'static [&'static str] {
+        match self.rule {
             Rule::Adam { .. } => &["mean", "square"],
-            Rule::Sgd { .. } => &["velocity"],
-        };
-        names.iter().copied().zip(self.moments.iter().map(Vec::as_slice))
+            Rule::Sgd { momentum } if momentum > 0.0 => &["velocity"],
+            Rule::Sgd { .. } => &[],
+        }
+    }
+
+    /// The same rule after `steps` steps, with what it remembered of them: one list per name of
+    /// [`Optimizer::moment_names`].
+    pub fn resumed(&self, steps: usize, moments: Vec<Vec<Tensor>>) -> Optimizer {
+        Optimizer { steps: i32::try_from(steps).unwrap_or(i32::MAX), moments, ..*self }
+    }
+
+    /// The same with another learning rate; 0 leaves all values as they are.
+    pub fn with_lr(&self, op: &str, lr: f64) -> Result<Optimizer> {
+        if !lr.is_finite() || lr < 0.0 {
+            return Err(Error::value(op, "lr is out of range").expected("0 or more").got(lr.to_string()));
+        }
+        Ok(Optimizer { lr, ..self.clone() })
     }
 
     /// The values after one step against their gradients, detached, and the optimizer that goes on from there.

@@ -212,6 +212,7 @@ impl Host {
         self.observer.event(match event {
             // The steps inside a loss are many, and go back and forth: what computes the gradient counts its own.
             Event::Step { label, .. } if label != "chain" && self.is_tracking() => return,
+            Event::Loss { .. } if self.is_tracking() => return,
             Event::Print(text) => {
                 // A flood is ended by the next operation; until then it is dropped.
                 self.lines.set(self.lines.get() + 1);

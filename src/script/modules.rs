@@ -25,6 +25,7 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("sample", include_str!("../../stdlib/sample.rhai")),
     ("sheet", include_str!("../../stdlib/sheet.rhai")),
     ("stats", include_str!("../../stdlib/stats.rhai")),
+    ("train", include_str!("../../stdlib/train.rhai")),
     ("study", include_str!("../../stdlib/study.rhai")),
 ];
 

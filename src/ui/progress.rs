@@ -30,6 +30,8 @@ pub struct Progress {
     steps: usize,
     /// Steps that were timed, and their time, of the chains before this one.
     timed: (usize, Duration),
+    /// What is trained, and the running mean of its loss.
+    loss: Option<(&'static str, f64)>,
 }
 
 impl Default for Progress {
@@ -46,11 +48,18 @@ impl Default for Progress {
             told: (0, now),
             steps: 0,
             timed: (0, Duration::ZERO),
+            loss: None,
         }
     }
 }
 
 impl Progress {
+    /// Takes the loss of a step of training: one step's own says little, so that the mean of the last ten or so is shown.
+    pub fn loss(&mut self, label: &'static str, step: usize, loss: f64) {
+        let before = self.loss.filter(|(l, mean)| *l == label && step > 1 && mean.is_finite());
+        self.loss = Some((label, before.map_or(loss, |(_, mean)| 0.9 * mean + 0.1 * loss)));
+    }
+
     /// Takes a step. Another label, or a step that is no later than the last one, begins a new chain.
     pub fn step(&mut self, label: &'static str, done: usize, total: usize) {
         let now = Instant::now();
@@ -113,7 +122,11 @@ impl Progress {
     }
 
     fn head(&self) -> String {
-        format!("{} {}/{}", self.label, self.done, self.total)
+        let steps = format!("{} {}/{}", self.label, self.done, self.total);
+        match self.loss.filter(|(label, _)| *label == self.label) {
+            Some((_, loss)) => format!("{steps}  loss {loss:.4}"),
+            None => steps,
+        }
     }
 
     fn tail(&self) -> String {

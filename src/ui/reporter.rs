@@ -96,12 +96,13 @@ impl Reporter {
                 self.out.log(&path.display().to_string());
                 self.saved.push(path.clone());
             }
-            Event::Step { .. } | Event::Picture { .. } => {}
+            Event::Step { .. } | Event::Loss { .. } | Event::Picture { .. } => {}
         }
         if self.mode == Mode::Json {
             return self.json(&event_json(&event));
         }
         match event {
+            Event::Loss { label, step, loss } => self.progress.loss(label, step, loss),
             Event::Step { label, done, total } => self.step(label, done, total),
             Event::Print(text) => self.out(&text),
             Event::Warn(text) => self.remark(Role::Warn, &format!("note: {text}")),
@@ -292,6 +293,9 @@ fn event_json(event: &Event) -> Value {
     match event {
         Event::Step { label, done, total } => {
             json!({"event": "step", "label": label, "done": done, "total": total})
+        }
+        Event::Loss { label, step, loss } => {
+            json!({"event": "loss", "label": label, "step": step, "loss": loss})
         }
         Event::Print(text) => json!({"event": "print", "text": text}),
         Event::Warn(text) => json!({"event": "note", "text": text}),

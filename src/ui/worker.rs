@@ -80,7 +80,11 @@ impl Observer for Forward {
     fn event(&self, event: Event) {
         // A step that nobody had time to look at may be left out; everything else waits. Where the other end is gone,
         // there is nobody to tell.
-        let passing = matches!(event, Event::Step { done, total, .. } if done < total);
+        let passing = match event {
+            Event::Step { done, total, .. } => done < total,
+            Event::Loss { .. } => true,
+            _ => false,
+        };
         if passing {
             let _ = self.0.try_send(Message::Event(event));
         } else {

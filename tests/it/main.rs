@@ -24,3 +24,4 @@ mod studies;
 mod terminal;
 mod tokenizer;
 mod trust;
+mod tuning;

@@ -44,12 +44,12 @@ fn sampling(room: &Room, more: &[&str]) -> Child {
     watched(room, &[&args, more].concat())
 }
 
-/// Starts the program and waits until it samples.
+/// Starts the program and waits until it samples or tunes.
 fn watched(room: &Room, args: &[&str]) -> Child {
     let mut child = room.spawn(args);
     let mut line = String::new();
     let mut reader = BufReader::new(child.stderr.take().unwrap());
-    while !line.starts_with("sampling") {
+    while !line.starts_with("sampling") && !line.starts_with("tuning") {
         line.clear();
         assert!(reader.read_line(&mut line).unwrap() > 0, "it ended before it sampled");
     }
@@ -70,6 +70,27 @@ fn interrupted_is_130() {
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     send(&child, Signal::INT);
     assert_eq!(wait(&mut child, LONG), 130);
+}
+
+#[test]
+fn a_training_run_that_is_terminated_saves_its_checkpoint() {
+    let tune = |steps: usize, more: &str| {
+        format!(
+            "let m = load(\"emoji\"); let text = m.encode(\"a dog\"); let z = m.noise(0);\n\
+             m.tune(#{{ what: \"conv_out\", steps: {steps}, lr: 0.001, file: \"run\"{more} }}, |m, i| mse(m.predict(z, 500, text), z));"
+        )
+    };
+    let room = Room::new();
+    let mut child = watched(&room, &["-e", &tune(100_000, "")]);
+    send(&child, Signal::TERM);
+    assert_eq!(wait(&mut child, LONG), 143);
+    assert_eq!(files(&room.path("out")), ["run.safetensors"]);
+    // It is whole: a run that goes less far says how far it got.
+    let mut child = room.spawn(&["-e", &tune(0, ", resume: true")]);
+    let mut text = String::new();
+    std::io::Read::read_to_string(child.stderr.as_mut().unwrap(), &mut text).unwrap();
+    assert_eq!(wait(&mut child, LONG), 1);
+    assert!(text.contains("the checkpoint is further than"), "{text}");
 }
 
 #[test]

@@ -127,7 +127,8 @@ impl TorchNoise {
         values
     }
 
-    fn uniform(&mut self) -> f32 {
+    /// The next number of 0 to 1 (1 not included), as `torch.rand(n, generator=g)` gives them.
+    pub fn uniform(&mut self) -> f32 {
         uniform(&mut self.mt)
     }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::clip::{Encoder, TowerConfig, size};
 use super::hooks::Hooks;
 use super::layers::layer_norm;
-use crate::engine::error::Result;
+use crate::engine::error::{Error, Result};
 use crate::engine::ops::LayerNorm;
 use crate::engine::weights::Scope;
 
@@ -14,6 +14,8 @@ use crate::engine::weights::Scope;
 #[derive(Clone, Debug)]
 pub struct ClipText {
     tokens: Tensor,
+    /// Rows of tokens that were added, after those of the table.
+    added: Option<Tensor>,
     positions: Tensor,
     encoder: Encoder,
     norm: LayerNorm,
@@ -33,6 +35,7 @@ impl ClipText {
         let e = w.sub("embeddings");
         Ok(ClipText {
             tokens: e.get("token_embedding.weight", &[vocab, config.width])?,
+            added: None,
             positions: e.get("position_embedding.weight", &[length, config.width])?,
             encoder: Encoder::new(&w.sub("encoder"), &config, "text_model.encoder")?,
             norm: layer_norm(&w.sub("final_layer_norm"), config.width, config.eps)?,
@@ -58,11 +61,39 @@ impl ClipText {
         self.length
     }
 
+    /// The same with rows for tokens of its own, `[n, width]`: their numbers begin after those of the table, which is
+    /// left as it is. Errors: another width.
+    pub fn with_added(&self, added: Option<Tensor>) -> Result<Self> {
+        if let Some(rows) = &added
+            && (rows.rank() != 2 || rows.dim(1)? != self.width)
+        {
+            return Err(Error::shape("token", "the vectors of a new token have another width")
+                .expected(format!("[n, {}]", self.width))
+                .got(format!("{:?}", rows.dims())));
+        }
+        Ok(ClipText { added, ..self.clone() })
+    }
+
     /// The rows of the token table for `ids` of one prompt, `[1, n, width]` (before positions): what textual
     /// inversion optimizes.
     pub fn token_rows(&self, ids: &[u32]) -> Result<Tensor> {
-        let ids = Tensor::from_slice(ids, ids.len(), self.tokens.device())?;
-        Ok(self.tokens.index_select(&ids, 0)?.unsqueeze(0)?)
+        let device = self.tokens.device();
+        let first = self.vocab as u32;
+        let pick = |from: &Tensor, ids: Vec<u32>| -> Result<Tensor> {
+            let n = ids.len();
+            Ok(from.index_select(&Tensor::from_vec(ids, n, device)?, 0)?)
+        };
+        let Some(added) = self.added.as_ref().filter(|_| ids.iter().any(|&id| id >= first)) else {
+            return Ok(pick(&self.tokens, ids.to_vec())?.unsqueeze(0)?);
+        };
+        // Runs of one table after those of the other: a gradient of the new rows touches nothing else.
+        let mut runs = Vec::new();
+        for run in ids.chunk_by(|a, b| (*a >= first) == (*b >= first)) {
+            let is_new = run.first().is_some_and(|&id| id >= first);
+            let ids = run.iter().map(|id| if is_new { id - first } else { *id }).collect();
+            runs.push(pick(if is_new { added } else { &self.tokens }, ids)?);
+        }
+        Ok(Tensor::cat(&runs, 0)?.unsqueeze(0)?)
     }
 
     /// The last hidden states after the final norm, `[1, n, width]`, from token rows.

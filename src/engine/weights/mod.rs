@@ -1,14 +1,17 @@
 //! Weights: find them, read them, hand them to the networks by name.
 
+pub mod changed;
 pub mod defaults;
 pub mod embedding;
 pub mod folder;
 pub mod locate;
+pub mod lora;
 pub mod model;
 pub mod pictures;
 mod prompts;
 pub mod read;
 pub mod tokenizer;
+pub mod write;
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};

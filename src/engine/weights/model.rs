@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device, Tensor};
 
+use super::changed::Changes;
 use super::defaults::Defaults;
 use super::embedding::Embedding;
 use super::folder::Folder;
@@ -67,7 +68,14 @@ struct Parts {
     vae: Vae,
     train: Arc<TrainSchedule>,
     defaults: Option<Defaults>,
-    clip: OnceLock<Option<ClipPair>>,
+    clip: Arc<OnceLock<Option<ClipPair>>>,
+    /// What the networks were built from, to build them again where weights change.
+    unet_weights: Weights,
+    text_weights: Weights,
+    text_config: Arc<serde_json::Value>,
+    changes: Arc<Changes>,
+    /// Whether a gradient computes the UNet's blocks twice unless a call says otherwise.
+    checkpointed: bool,
     parameters: usize,
     fingerprint: String,
     unused: Vec<String>,
@@ -98,27 +106,29 @@ impl Model {
         let mut unused = Vec::new();
         let mut parameters = 0;
         let mut fingerprints = Vec::new();
-        let mut weights = |part: &str, stem: &str| -> Result<Scope> {
+        let mut weights = |part: &str, stem: &str| -> Result<(Weights, Scope)> {
             options.cancel.check("load")?;
             let files = folder.sub(part).weights(stem)?;
             fingerprints
                 .extend(files.iter().map(super::read::TensorFile::fingerprint).collect::<Result<Vec<_>>>()?);
             let all = Weights::load(&files, dtype, device)?;
             parameters += all.parameters();
-            Ok(all.scope())
+            let scope = all.scope();
+            Ok((all, scope))
         };
         let config = |part: &str| folder.sub(part).json("config.json");
 
-        let w = weights("text_encoder", "model")?;
-        let text = ClipText::new(&w, &config("text_encoder")?).map_err(|e| within(e, "text_encoder"))?;
+        let (text_weights, w) = weights("text_encoder", "model")?;
+        let text_config = config("text_encoder")?;
+        let text = ClipText::new(&w, &text_config).map_err(|e| within(e, "text_encoder"))?;
         unused.extend(w.unused());
         let tokenizer = Tokenizer::load(&folder.sub("tokenizer"), text.length(), text.vocab())?;
 
-        let w = weights("unet", "diffusion_pytorch_model")?;
+        let (unet_weights, w) = weights("unet", "diffusion_pytorch_model")?;
         let unet = Unet::new(&w, UnetConfig::parse(&config("unet")?)?).map_err(|e| within(e, "unet"))?;
         unused.extend(w.unused());
 
-        let w = weights("vae", "diffusion_pytorch_model")?;
+        let (_, w) = weights("vae", "diffusion_pytorch_model")?;
         let vae = Vae::new(&w, VaeConfig::parse(&config("vae")?)?).map_err(|e| within(e, "vae"))?;
         unused.extend(w.unused());
 
@@ -140,7 +150,12 @@ impl Model {
             unet,
             vae,
             train: Arc::new(train),
-            clip: OnceLock::new(),
+            clip: Arc::default(),
+            unet_weights,
+            text_weights,
+            text_config: Arc::new(text_config),
+            changes: Arc::default(),
+            checkpointed: false,
             parameters,
             fingerprint: join_fingerprints(&fingerprints),
             unused,
@@ -148,6 +163,108 @@ impl Model {
             work: Arc::default(),
             identity: Arc::new(()),
         })))
+    }
+
+    /// The same model with other networks in the place of those that are given.
+    pub(super) fn rebuilt(
+        &self,
+        unet: Option<Weights>,
+        text: Option<Weights>,
+        changes: Arc<Changes>,
+        fingerprint: String,
+    ) -> Result<Model> {
+        let p = &*self.0;
+        let new_unet = match &unet {
+            Some(w) => Unet::new(&w.scope(), p.unet.config().clone())?,
+            None => p.unet.clone(),
+        };
+        let new_text = match &text {
+            Some(w) => ClipText::new(&w.scope(), &p.text_config)?,
+            None => p.text.clone(),
+        };
+        let same_tokens = changes.tokens.iter().map(|(t, _)| t).eq(p.changes.tokens.iter().map(|(t, _)| t));
+        let tokenizer = match same_tokens {
+            true => Arc::clone(&p.tokenizer),
+            false => {
+                let added = changes.tokens.iter().map(|(t, rows)| Ok((t.as_str(), rows.dim(0)?)));
+                let added = added.collect::<Result<Vec<_>>>()?;
+                let base = Tokenizer::load(&p.folder.sub("tokenizer"), new_text.length(), new_text.vocab())?;
+                Arc::new(base.with_words(&added, new_text.vocab())?)
+            }
+        };
+        let rows: Vec<&Tensor> = changes.tokens.iter().map(|(_, rows)| rows).collect();
+        let added = if rows.is_empty() { None } else { Some(Tensor::cat(&rows, 0)?) };
+        Ok(Model(Arc::new(Parts {
+            name: p.name.clone(),
+            folder: p.folder.clone(),
+            options: p.options.clone(),
+            text: new_text.with_added(added)?,
+            tokenizer,
+            unet: new_unet,
+            vae: p.vae.clone(),
+            train: Arc::clone(&p.train),
+            defaults: p.defaults.clone(),
+            clip: Arc::clone(&p.clip),
+            unet_weights: unet.unwrap_or_else(|| p.unet_weights.clone()),
+            text_weights: text.unwrap_or_else(|| p.text_weights.clone()),
+            text_config: Arc::clone(&p.text_config),
+            changes,
+            checkpointed: p.checkpointed,
+            parameters: p.parameters,
+            fingerprint,
+            unused: p.unused.clone(),
+            // Keys and values of prompts belong to the old weights.
+            prompts: PromptCache::default(),
+            work: Arc::clone(&p.work),
+            identity: Arc::new(()),
+        })))
+    }
+
+    /// The weights that its UNet was built from.
+    pub(super) fn unet_weights(&self) -> &Weights {
+        &self.0.unet_weights
+    }
+
+    /// The weights that its text encoder was built from.
+    pub(super) fn text_weights(&self) -> &Weights {
+        &self.0.text_weights
+    }
+
+    /// In what it differs from the model that was loaded.
+    pub fn changes(&self) -> &Changes {
+        &self.0.changes
+    }
+
+    /// Width of the text encoder's vectors.
+    pub fn text_width(&self) -> usize {
+        self.0.text.width()
+    }
+
+    /// The token table's rows of a word, `[n, width]`, one for each token that it is cut into.
+    pub fn word_rows(&self, word: &str) -> Result<Tensor> {
+        let ids = self.0.tokenizer.word_ids(word)?;
+        if ids.is_empty() {
+            return Err(
+                Error::value("token", "the word to begin with is empty").hint("a coarse word, like \"dog\"")
+            );
+        }
+        Ok(self.0.text.token_rows(&ids)?.squeeze(0)?)
+    }
+
+    /// Whether its gradients compute the UNet's blocks twice unless a call says otherwise.
+    pub fn is_checkpointed(&self) -> bool {
+        self.0.checkpointed
+    }
+
+    /// The same model; its gradients compute the UNet's blocks twice (less memory), or not.
+    pub fn checkpointed(self, on: bool) -> Result<Model> {
+        let p = &*self.0;
+        let mut new = self.rebuilt(None, None, Arc::clone(&p.changes), p.fingerprint.clone())?;
+        match Arc::get_mut(&mut new.0) {
+            Some(parts) => parts.checkpointed = on,
+            None => return Err(Error::new(crate::engine::Kind::Internal, "tune", "a new model is shared")),
+        }
+        Ok(new)
     }
 
     /// The name it was loaded by.

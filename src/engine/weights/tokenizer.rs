@@ -46,6 +46,8 @@ pub struct Tokenizer {
     end: u32,
     pad: u32,
     positions: usize,
+    /// For tokens that were added, by their number in `inner`: the numbers of their vectors.
+    added: HashMap<u32, std::ops::Range<u32>>,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -97,7 +99,33 @@ impl Tokenizer {
         if positions < 3 {
             return Err(bad("tokenizer.json", &format!("the text encoder has only {positions} positions")));
         }
-        Ok(Tokenizer { inner, start, end, pad, positions })
+        Ok(Tokenizer { inner, start, end, pad, positions, added: HashMap::new() })
+    }
+
+    /// The same with words of its own, each of which stands for `n` vectors: their numbers begin at `first`, in the order
+    /// given. Errors: an empty word, one with a space, one that is a token already.
+    pub fn with_words(&self, words: &[(&str, usize)], first: usize) -> Result<Self> {
+        let mut new = self.clone();
+        let mut next = first as u32;
+        for (word, n) in words {
+            let known = new.inner.token_to_id(word).is_some()
+                || new.inner.token_to_id(&format!("{word}</w>")).is_some();
+            if word.is_empty() || word.contains(char::is_whitespace) || known {
+                return Err(Error::value("token", "this cannot be a new token")
+                    .expected("one word that the tokenizer does not know")
+                    .got(format!("\"{word}\""))
+                    .hint("angle brackets make a word new: \"<thing>\""));
+            }
+            new.inner
+                .add_special_tokens([AddedToken::from(*word, true).single_word(true)])
+                .map_err(|e| Error::value("token", format!("the token cannot be added: {e}")))?;
+            let id = new.inner.token_to_id(word);
+            let id = id.ok_or_else(|| Error::value("token", "the token was not added").got(*word))?;
+            let end = next + *n as u32;
+            new.added.insert(id, next..end);
+            next = end;
+        }
+        Ok(new)
     }
 
     /// Encodes a prompt to exactly the text encoder's number of positions; what does not fit is cut at a token and
@@ -138,7 +166,13 @@ impl Tokenizer {
             .encode(text, false)
             .map_err(|e| Error::value("encode", format!("the prompt cannot be split into tokens: {e}")))?;
         let offsets = encoding.get_offsets().iter().map(|&(a, b)| a..b);
-        Ok(encoding.get_ids().iter().copied().zip(offsets).collect())
+        let all = encoding.get_ids().iter().copied().zip(offsets);
+        Ok(all
+            .flat_map(|(id, place)| {
+                let ids = self.added.get(&id).cloned().unwrap_or(id..id + 1);
+                ids.map(move |id| (id, place.clone()))
+            })
+            .collect())
     }
 }
 

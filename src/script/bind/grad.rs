@@ -149,6 +149,7 @@ fn minimize(
         let grad = tree::rebuild(&best, &grads)?;
         (best, state) = state.step("minimize", &best, &grad)?;
         host.worked();
+        host.emit(Event::Loss { label: "optimizing", step: i + 1, loss: value });
         host.emit(Event::Step { label: "optimizing", done: i + 1, total: steps });
     }
     let mut map = Map::new();

@@ -10,6 +10,7 @@ use rhai::Dynamic;
 use crate::engine::error::{Error, Result};
 use crate::engine::image::{Picture, grid};
 use crate::engine::observe::Event;
+use crate::engine::weights::model::Model;
 use crate::engine::weights::pictures as shipped;
 use crate::record::{Record, png};
 use crate::script::args::{Arg, Either, Opts};
@@ -35,7 +36,7 @@ impl Handle for Picture {
 /// Largest picture file that is read, bytes.
 const MAX_FILE: u64 = 256 << 20;
 
-fn open(host: &Host, name: &str) -> Result<Picture> {
+pub(super) fn open(host: &Host, name: &str) -> Result<Picture> {
     let path = Path::new(name);
     if name.trim().is_empty() {
         return Err(Error::value("open", "the file name is empty").hint("open(\"dog-flat.png\")"));
@@ -178,14 +179,19 @@ pub fn register(r: &mut Registry) {
     r.def(
         "save(x, path)",
         "Saves a picture (several as a grid) as PNG below --out, with the record of how it was made. Nothing is overwritten: \
-         NAME.png, then NAME-2.png. Returns the path.",
+         NAME.png, then NAME-2.png. A tuned model is saved as NAME.safetensors: its LoRA (names of peft and diffusers), the weights \
+         that changed, the vectors of new tokens; `m.with_weights(path)` reads it. Returns the path.",
     )
     .example("let path = save(open(\"dog-flat.png\"), \"copies/dog\");\npath.ends_with(\".png\") // => true")
     .example("save(open(\"dog-flat.png\"), \"/etc/dog.png\") // error: may only write below")
     .see(&["show", "finish"])
     .work()
-    .bind(move |x: Pictures, path: String| -> Result<String> {
-        Ok(write(&host, "save", sheet(&x)?.as_ref(), Path::new(&path))?.display().to_string())
+    .bind(move |x: Either<Pictures, Model>, path: String| -> Result<String> {
+        let saved = match x {
+            Either::Left(x) => write(&host, "save", sheet(&x)?.as_ref(), Path::new(&path))?,
+            Either::Right(m) => super::tune::save(&host, &m, Path::new(&path))?,
+        };
+        Ok(saved.display().to_string())
     });
     let host = r.host();
     r.def(

@@ -3,6 +3,7 @@
 mod attention;
 mod chain;
 mod core;
+mod data;
 mod drawing;
 mod frozen;
 mod grad;
@@ -18,6 +19,7 @@ mod tables;
 mod tensor;
 mod trajectory;
 mod tree;
+mod tune;
 
 use std::sync::Arc;
 
@@ -56,9 +58,11 @@ pub fn register(r: &mut Registry) {
     grad::register(r);
     chain::register(r);
     optimizers::register(r);
+    tune::register(r);
     image::register(r);
     drawing::register(r);
     frozen::register(r);
+    data::register(r);
     tables::register(r);
     core::register(r);
 }

@@ -188,8 +188,8 @@ pub(super) fn noise(m: &Model, seed: &Either<u64, Options>, opts: &Opts) -> Resu
 
 /// The options of a prediction, with the tape of the gradient that is being computed, if its blocks shall be computed
 /// twice.
-fn how(host: &Host, o: &Opts) -> Result<How> {
-    let gradient = if o.or("checkpoint", false)? { host.gradient() } else { None };
+fn how(host: &Host, m: &Model, o: &Opts) -> Result<How> {
+    let gradient = if o.or("checkpoint", m.is_checkpointed())? { host.gradient() } else { None };
     let tape = gradient.map(|g| std::rc::Rc::clone(g.tape()));
     Ok(How { tape, ..How::read(o)? })
 }
@@ -341,7 +341,7 @@ pub fn register(r: &mut Registry) {
     .see(&["guided", "step", "attention", "sites"])
     .work()
     .bind(move |cx: &NativeCallContext, m: Model, z: Latent, t: f64, text: Embedding, o: Opts| {
-        let how = how(&host, &o)?;
+        let how = how(&host, &m, &o)?;
         predicted(hooks::predict(cx, &m, &z, t, &text, &how)?, &how.features)
     });
     let host = r.host();
@@ -378,7 +378,7 @@ pub fn register(r: &mut Registry) {
     .option("merge", "number", "share of the tokens that self-attention merges, 0 to 0.75; 0 = off (ToMe, another picture)")
     .option("merge_seed", "integer", "which tokens others are merged into; 0")
     .bind(move |cx: &NativeCallContext, m: Model, z: Latent, t: f64, text: Embedding, none: Embedding, cfg: Cfg, o: Opts| {
-        let (how, cfg) = (how(&host, &o)?, cfg.at(cx, &m, t)?);
+        let (how, cfg) = (how(&host, &m, &o)?, cfg.at(cx, &m, t)?);
         predicted(hooks::guided(cx, &m, &z, t, (&text, &none, cfg), &how)?, &how.features)
     });
     r.def(

@@ -22,6 +22,11 @@ impl State {
         State { optimizer, form: None }
     }
 
+    /// The rule with its memory.
+    pub fn optimizer(&self) -> &Optimizer {
+        &self.optimizer
+    }
+
     /// `x` after a step against the gradient, and the state that goes on.
     pub fn step(&self, op: &str, x: &Dynamic, grad: &Dynamic) -> Result<(Dynamic, State)> {
         let (values, grads) = (tree::leaves(op, "x", x)?, tree::leaves(op, "g", grad)?);

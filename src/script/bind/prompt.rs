@@ -56,6 +56,10 @@ pub fn register(r: &mut Registry) {
     r.prop("text.prompt", "The prompt as it was given.")
         .example("load(\"emoji\").encode(\"a dog\").prompt // => \"a dog\"")
         .bind(|text: Embedding| text.prompt().to_string());
+    r.prop("text.tensor", "The states, as a Tensor: one row per token.")
+        .example("load(\"emoji\").encode(\"a dog\").tensor.shape // => [1, 77, 128]")
+        .see(&["encode", "mse"])
+        .bind(|text: Embedding| super::Tensor(text.states().clone()));
     r.prop("text.words", "The pieces of the prompt that the tokenizer made, one per token.")
         .example("load(\"emoji\").encode(\"a dog\").words // => [\"a\", \"dog\"]")
         .see(&["columns", "cut"])

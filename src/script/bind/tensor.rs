@@ -2,6 +2,7 @@
 
 use candle_core::{D, DType, Tensor as Values};
 
+use crate::engine::diffusion::noise::TorchNoise;
 use crate::engine::error::{Error, Result};
 use crate::engine::latent::Latent;
 use crate::engine::ops;
@@ -155,6 +156,20 @@ pub fn register(r: &mut Registry) {
         .example("tensor([1, 2, 3], [2, 2]) // error: does not hold as many")
         .see(&["list", "latent"])
         .bind(|list: Vec<f64>, shape: Option<Vec<usize>>| make(&list, shape));
+    r.def(
+        "uniform(seed, n)",
+        "A list of `n` numbers of 0 to 1 (1 not included), drawn as torch's CPU generator does: to draw timesteps and the like.",
+    )
+    .example("uniform(0, 2) // => [0.49626, 0.76822]")
+    .example("uniform(3, 2) == uniform(3, 2) // => true")
+    .see(&["noise", "tensor"])
+    .bind(|seed: u64, n: usize| {
+        if n > 65536 {
+            return Err(Error::value("uniform", "there are too many numbers").expected("at most 65536").got(n.to_string()));
+        }
+        let mut generator = TorchNoise::new(seed);
+        Ok((0..n).map(|_| f64::from(generator.uniform())).collect::<Vec<f64>>())
+    });
     r.def("t.list()", "All values in one list, the last dimension running fastest; at most 65536.")
         .example(&example("t.list() // => [1.0, 2.0, 3.0, 4.0]"))
         .bind(|t: Tensor| {

@@ -8,6 +8,7 @@ use crate::engine::error::{Error, Result};
 use crate::engine::image::Picture;
 use crate::engine::latent::Latent;
 use crate::engine::weights::embedding::Embedding;
+use crate::engine::weights::model::Model;
 use crate::script::tracking::Leaves;
 use crate::script::types;
 use crate::script::values::Fail;
@@ -36,7 +37,10 @@ pub fn like(x: &Dynamic, values: Values) -> Result<Dynamic> {
 
 /// Whether a value carries the graph of a gradient.
 pub fn is_tracked(x: &Dynamic) -> bool {
-    values(x).is_some_and(|v| v.track_op()) || x.read_lock::<Picture>().is_some_and(|p| p.tensor().track_op())
+    let model = || x.read_lock::<Model>().is_some_and(|m| m.changes().is_tracked());
+    values(x).is_some_and(|v| v.track_op())
+        || model()
+        || x.read_lock::<Picture>().is_some_and(|p| p.tensor().track_op())
 }
 
 /// All numbers of a value, or of the values in a list or map, with their places: "x", "x[1]", "x.text".

@@ -10,6 +10,7 @@ mod samplers;
 mod schedules;
 mod tiny;
 mod tokens;
+mod tune;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};

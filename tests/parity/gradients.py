@@ -1,0 +1,39 @@
+"""Gradients of the noise-prediction loss on the embedded model, by PyTorch: to every weight of the UNet, and to the prompt's states.
+
+A weight's gradient is told by its norm and by its product with a direction (torch's normal numbers, the seed is the weight's place
+among the sorted names); that of the states is kept whole.
+"""
+
+import json
+
+import torch
+
+from embedded import load
+from fixtures import OUT, save_tensors
+
+SEED, T, PROMPT = 5, 500, "a dog"
+
+
+def generate():
+    pipe = load()
+    unet = pipe.unet.eval()
+    size = unet.config.sample_size
+    draw = lambda seed: torch.randn(1, unet.config.in_channels, size, size, generator=torch.Generator().manual_seed(seed))
+    x0, noise = draw(SEED), draw(SEED + 1)
+    ab = pipe.scheduler.alphas_cumprod[T]
+    z = ab.sqrt() * x0 + (1 - ab).sqrt() * noise
+    ids = pipe.tokenizer(PROMPT, padding="max_length", max_length=pipe.tokenizer.model_max_length, return_tensors="pt").input_ids
+    with torch.no_grad():
+        states = pipe.text_encoder(ids)[0]
+    states.requires_grad_(True)
+    for p in unet.parameters():
+        p.requires_grad_(True)
+    loss = (unet(z, T, states).sample - noise).pow(2).mean()
+    loss.backward()
+    weights = {}
+    for i, (name, p) in enumerate(sorted(unet.named_parameters())):
+        along = torch.randn(p.numel(), generator=torch.Generator().manual_seed(i))
+        weights[name] = [p.grad.norm().item(), torch.dot(p.grad.flatten().double(), along.double()).item()]
+    (OUT / "gradients.json").write_text(json.dumps({"loss": loss.item(), "weights": weights}, indent=0) + "\n")
+    save_tensors(OUT / "gradients.safetensors", {"states": states.grad})
+    return f"loss {loss.item():.6f}, {len(weights)} weights"
