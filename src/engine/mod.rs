@@ -3,6 +3,7 @@
 pub mod device;
 pub mod diffusion;
 pub mod draw;
+pub mod edges;
 pub mod error;
 pub mod image;
 pub mod latent;

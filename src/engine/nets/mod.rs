@@ -8,5 +8,6 @@ pub mod clip_text;
 pub mod clip_vision;
 pub mod hooks;
 pub mod layers;
+pub mod mlp;
 pub mod unet;
 pub mod vae;
