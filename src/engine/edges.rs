@@ -38,7 +38,9 @@ impl How {
             if (0.0..=1.0).contains(&x) {
                 return Ok(());
             }
-            Err(Error::value("edges", format!("{name} is out of range")).expected("0 to 1").got(x.to_string()))
+            Err(Error::value("edges", format!("{name} is out of range"))
+                .expected("0 to 1")
+                .got(x.to_string()))
         };
         match self {
             How::Sobel { threshold } => share("threshold", threshold)?,
@@ -46,8 +48,9 @@ impl How {
                 share("low", low)?;
                 share("high", high)?;
                 if low > high {
-                    return Err(Error::value("edges", "low must not lie above high")
-                        .got(format!("{low} and {high}")));
+                    return Err(
+                        Error::value("edges", "low must not lie above high").got(format!("{low} and {high}"))
+                    );
                 }
                 if !(0.0..=MAX_SIGMA).contains(&sigma) {
                     return Err(Error::value("edges", "sigma is out of range")
@@ -95,7 +98,8 @@ impl Plane {
     fn slopes(&self) -> (Plane, Plane) {
         let side = |p: &Plane, x: isize, y: isize, (dx, dy): (isize, isize)| {
             // Along (dx, dy), smoothed across it.
-            let row = |o: isize| p.at(x + dx * o + dy, y + dy * o + dx) + p.at(x + dx * o - dy, y + dy * o - dx);
+            let row =
+                |o: isize| p.at(x + dx * o + dy, y + dy * o + dx) + p.at(x + dx * o - dy, y + dy * o - dx);
             (row(1) + 2.0 * p.at(x + dx, y + dy) - row(-1) - 2.0 * p.at(x - dx, y - dy)) / 4.0
         };
         (self.map(|p, x, y| side(p, x, y, (1, 0))), self.map(|p, x, y| side(p, x, y, (0, 1))))
@@ -167,6 +171,13 @@ pub fn invert(picture: &Picture) -> Result<Picture> {
     Picture::from_tensor(picture.tensor().affine(-1.0, 1.0)?)
 }
 
+/// Left and right exchanged. Has a gradient.
+pub fn flip(picture: &Picture) -> Result<Picture> {
+    let w = picture.width() as u32;
+    let order = Tensor::from_vec((0..w).rev().collect(), w as usize, picture.tensor().device())?;
+    Picture::from_tensor(picture.tensor().contiguous()?.index_select(&order, 3)?)
+}
+
 /// Edges of every picture, of its light: white on black. Not tracked. Errors: bad thresholds; a picture with a graph.
 pub fn edges(picture: &Picture, how: How) -> Result<Picture> {
     let how = how.checked()?;
@@ -207,7 +218,8 @@ mod tests {
                 assert_eq!(row(&e, y).iter().sum::<f32>(), 1.0, "sigma {sigma} row {y}");
             }
         }
-        let turned = Picture::from_tensor(halves(12, 12).tensor().transpose(2, 3).unwrap().contiguous().unwrap());
+        let turned =
+            Picture::from_tensor(halves(12, 12).tensor().transpose(2, 3).unwrap().contiguous().unwrap());
         let e = edges(&turned.unwrap(), How::Canny { sigma: 1.0, low: 0.1, high: 0.2 }).unwrap();
         let lines = (0..12).filter(|y| row(&e, *y) == [1.0; 12]).count();
         assert_eq!(lines, 1);

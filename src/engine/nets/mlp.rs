@@ -54,19 +54,37 @@ impl Mlp {
             // Uniform numbers from normal ones, by their distribution function: the noise generators give those.
             let draw = |n: usize, part: usize| -> Vec<f32> {
                 let normal = Rng::Philox.draw(seed, 2 * i + part, n);
-                normal.into_iter().map(|v| ((2.0 * normal_share(f64::from(v)) - 1.0) * bound) as f32).collect()
+                normal
+                    .into_iter()
+                    .map(|v| ((2.0 * normal_share(f64::from(v)) - 1.0) * bound) as f32)
+                    .collect()
             };
-            params.push((format!("{i}.weight"), Tensor::from_vec(draw(from * to, 0), (to, from), &Device::Cpu)?));
+            params.push((
+                format!("{i}.weight"),
+                Tensor::from_vec(draw(from * to, 0), (to, from), &Device::Cpu)?,
+            ));
             params.push((format!("{i}.bias"), Tensor::from_vec(draw(to, 1), to, &Device::Cpu)?));
             if batch_norm && i < last {
-                let (zero, one) = (Tensor::zeros(to, DType::F32, &Device::Cpu)?, Tensor::ones(to, DType::F32, &Device::Cpu)?);
+                let (zero, one) = (
+                    Tensor::zeros(to, DType::F32, &Device::Cpu)?,
+                    Tensor::ones(to, DType::F32, &Device::Cpu)?,
+                );
                 params.push((format!("{i}.norm.weight"), one.clone()));
                 params.push((format!("{i}.norm.bias"), zero.clone()));
                 running.push((zero, one));
             }
         }
         let (training, half) = (true, false);
-        Ok(Mlp { widths: widths.to_vec(), params, running, batch_norm, training, half, about: BTreeMap::new(), seen: None })
+        Ok(Mlp {
+            widths: widths.to_vec(),
+            params,
+            running,
+            batch_norm,
+            training,
+            half,
+            about: BTreeMap::new(),
+            seen: None,
+        })
     }
 
     /// Inputs, hidden layers, outputs.
@@ -159,8 +177,11 @@ impl Mlp {
                 .got(format!("{:?}", x.dims())));
         }
         if self.training && self.batch_norm && !self.running.is_empty() && x.dim(0)? < 2 {
-            return Err(Error::shape("run", "in training a batch needs two rows: it is normalized by itself")
-                .hint("net.eval() uses the running means"));
+            return Err(Error::shape(
+                "run",
+                "in training a batch needs two rows: it is normalized by itself",
+            )
+            .hint("net.eval() uses the running means"));
         }
         let mut params = self.params.iter().map(|(_, t)| t);
         let mut next = || params.next().ok_or_else(|| Error::value("run", "a weight is missing"));
@@ -203,7 +224,8 @@ impl Mlp {
 
     /// The same with weights in half precision, in which it is saved, too.
     pub fn half(&self) -> Result<Self> {
-        let round = |t: &Tensor| -> Result<Tensor> { Ok(t.detach().to_dtype(DType::F16)?.to_dtype(DType::F32)?) };
+        let round =
+            |t: &Tensor| -> Result<Tensor> { Ok(t.detach().to_dtype(DType::F16)?.to_dtype(DType::F32)?) };
         let params = self.params.iter().map(|(n, t)| Ok((n.clone(), round(t)?))).collect::<Result<_>>()?;
         Ok(Mlp { params, half: true, ..self.clone() })
     }
@@ -228,7 +250,8 @@ impl Mlp {
     /// From such a file, ready for use. Errors: another file, weights that are missing or have other shapes.
     pub fn decode(file: &TensorFile) -> Result<Self> {
         let bad = |what: String| {
-            Error::value("load_mlp", format!("{}: {what}", file.origin())).hint("save(net, path) writes such a file")
+            Error::value("load_mlp", format!("{}: {what}", file.origin()))
+                .hint("save(net, path) writes such a file")
         };
         let text = file.metadata();
         if text.get("format").map(String::as_str) != Some(FORMAT) {
@@ -248,7 +271,9 @@ impl Mlp {
         let read = |name: &str, dims: &[usize]| -> Result<Tensor> {
             match file.read(name, DType::F32, &Device::Cpu)? {
                 Some(t) if t.dims() == dims => Ok(t),
-                Some(t) => Err(bad(format!("{name} has the shape {:?}", t.dims())).expected(format!("{dims:?}"))),
+                Some(t) => {
+                    Err(bad(format!("{name} has the shape {:?}", t.dims())).expected(format!("{dims:?}")))
+                }
                 None => Err(bad(format!("{name} is missing"))),
             }
         };
@@ -261,7 +286,11 @@ impl Mlp {
             *var = read(&format!("{i}.norm.running_var"), var.dims())?;
         }
         let ours = ["format", "widths", "batch_norm"];
-        net.about = text.iter().filter(|(k, _)| !ours.contains(&k.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect();
+        net.about = text
+            .iter()
+            .filter(|(k, _)| !ours.contains(&k.as_str()))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
         Ok(net.training(false))
     }
 }
@@ -271,20 +300,26 @@ fn moved(old: &Tensor, new: &Tensor) -> Result<Tensor> {
 }
 
 fn check(widths: &[usize]) -> Result<()> {
-    let weights = widths.windows(2).try_fold(0usize, |n, w| w.iter().try_fold(1usize, |a, b| a.checked_mul(*b))?.checked_add(n));
+    let weights = widths
+        .windows(2)
+        .try_fold(0usize, |n, w| w.iter().try_fold(1usize, |a, b| a.checked_mul(*b))?.checked_add(n));
     let fits = weights.is_some_and(|n| n <= MOST_WEIGHTS);
     if (2..=MOST).contains(&widths.len()) && widths.iter().all(|w| *w > 0) && fits {
         return Ok(());
     }
     Err(Error::value("mlp", "there is no network of these widths")
-        .expected(format!("inputs, hidden layers, outputs: 2 to {MOST} numbers from 1 on, at most {MOST_WEIGHTS} weights"))
+        .expected(format!(
+            "inputs, hidden layers, outputs: 2 to {MOST} numbers from 1 on, at most {MOST_WEIGHTS} weights"
+        ))
         .got(format!("{widths:?}")))
 }
 
 /// The distribution function of the standard normal distribution (Abramowitz and Stegun 26.2.17, to 1e-7).
 fn normal_share(x: f64) -> f64 {
     let t = 1.0 / (1.0 + 0.231_641_9 * x.abs());
-    let series = t * (0.319_381_530 + t * (-0.356_563_782 + t * (1.781_477_937 + t * (-1.821_255_978 + t * 1.330_274_429))));
+    let series = t
+        * (0.319_381_530
+            + t * (-0.356_563_782 + t * (1.781_477_937 + t * (-1.821_255_978 + t * 1.330_274_429))));
     let tail = series * (-x * x / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
     if x < 0.0 { tail } else { 1.0 - tail }
 }

@@ -40,7 +40,8 @@ pub(super) fn read(op: &str, path: &Path, about: &About, fresh: &State) -> Resul
     let bad = |what: String| {
         Error::file(op, path, what).hint("give another file, or begin anew without resume under another name")
     };
-    let file = TensorFile::open(path).map_err(|e| bad(format!("this is no whole checkpoint: {}", e.message())))?;
+    let file =
+        TensorFile::open(path).map_err(|e| bad(format!("this is no whole checkpoint: {}", e.message())))?;
     let text = file.metadata();
     if text.get("format").map(String::as_str) != Some(FORMAT) {
         return Err(bad("this is no checkpoint of a training run".into()));

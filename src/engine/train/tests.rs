@@ -43,7 +43,10 @@ fn measure(state: &State) -> Result<Measured> {
 fn bits(state: &State) -> Vec<u32> {
     let all = state.optimizer().moments().flat_map(|(_, m)| m.to_vec()).collect::<Vec<_>>();
     let values = state.values().iter().chain(&all).flat_map(|t| t.to_vec1::<f32>().unwrap());
-    values.map(f32::to_bits).chain(state.losses().iter().flat_map(|l| [l.to_bits() as u32, (l.to_bits() >> 32) as u32])).collect()
+    values
+        .map(f32::to_bits)
+        .chain(state.losses().iter().flat_map(|l| [l.to_bits() as u32, (l.to_bits() >> 32) as u32]))
+        .collect()
 }
 
 fn run(t: &Training, state: State) -> Ended<Error> {

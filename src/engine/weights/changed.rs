@@ -77,7 +77,8 @@ impl Model {
     /// Errors: a name that is no weight of this model, another shape, a token that it knows already.
     pub fn with_changes(&self, new: &Changes) -> Result<Model> {
         let mut changes = self.changes().clone();
-        let mut nets = [(UNET, self.unet_weights(), HashMap::new()), (TEXT, self.text_weights(), HashMap::new())];
+        let mut nets =
+            [(UNET, self.unet_weights(), HashMap::new()), (TEXT, self.text_weights(), HashMap::new())];
         let given = new.weights.keys().chain(new.adapters.keys());
         for name in given {
             let base = self.weight(name)?;
@@ -116,9 +117,12 @@ impl Model {
             match changes.tokens.iter_mut().find(|(t, _)| t == token) {
                 Some((_, old)) if old.dims() == rows.dims() => *old = rows.clone(),
                 Some((_, old)) => {
-                    return Err(Error::shape("tune", format!("{token} has another number of vectors in this model"))
-                        .expected(format!("{:?}", old.dims()))
-                        .got(format!("{:?}", rows.dims())));
+                    return Err(Error::shape(
+                        "tune",
+                        format!("{token} has another number of vectors in this model"),
+                    )
+                    .expected(format!("{:?}", old.dims()))
+                    .got(format!("{:?}", rows.dims())));
                 }
                 None => changes.tokens.push((token.clone(), rows.clone())),
             }

@@ -48,7 +48,11 @@ impl Adapter {
         let values = TorchNoise::new(hash ^ (hash >> 32)).normal(down.iter().product());
         let down = Tensor::from_vec(values, down, weight.device())?.affine(1.0 / rank as f64, 0.0)?;
         let up = Tensor::zeros(up, DType::F32, weight.device())?;
-        Ok(Some(Adapter { down: down.to_dtype(weight.dtype())?, up: up.to_dtype(weight.dtype())?, scale: 1.0 }))
+        Ok(Some(Adapter {
+            down: down.to_dtype(weight.dtype())?,
+            up: up.to_dtype(weight.dtype())?,
+            scale: 1.0,
+        }))
     }
 
     /// What is added to a weight of shape `dims`. Errors: another shape.
@@ -118,7 +122,9 @@ pub(super) fn read(model: &Model, file: &TensorFile, scale: f64) -> Result<Chang
             None => {
                 let rows = if tensor.rank() == 1 { tensor.unsqueeze(0)? } else { tensor };
                 if rows.rank() != 2 || rows.dim(1)? != model.text_width() {
-                    return Err(bad(format!("{name} is neither an adapter, nor a weight, nor the vectors of a token")));
+                    return Err(bad(format!(
+                        "{name} is neither an adapter, nor a weight, nor the vectors of a token"
+                    )));
                 }
                 changes.tokens.push((name.to_string(), rows));
             }

@@ -1,13 +1,13 @@
 //! Weights: find them, read them, hand them to the networks by name.
 
+pub mod changed;
 pub mod defaults;
 pub mod embedding;
 pub mod folder;
 pub mod locate;
+pub mod lora;
 pub mod model;
 pub mod pictures;
-pub mod changed;
-pub mod lora;
 mod prompts;
 pub mod read;
 pub mod tokenizer;

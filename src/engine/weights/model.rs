@@ -244,7 +244,9 @@ impl Model {
     pub fn word_rows(&self, word: &str) -> Result<Tensor> {
         let ids = self.0.tokenizer.word_ids(word)?;
         if ids.is_empty() {
-            return Err(Error::value("token", "the word to begin with is empty").hint("a coarse word, like \"dog\""));
+            return Err(
+                Error::value("token", "the word to begin with is empty").hint("a coarse word, like \"dog\"")
+            );
         }
         Ok(self.0.text.token_rows(&ids)?.squeeze(0)?)
     }

@@ -108,7 +108,8 @@ impl Tokenizer {
         let mut new = self.clone();
         let mut next = first as u32;
         for (word, n) in words {
-            let known = new.inner.token_to_id(word).is_some() || new.inner.token_to_id(&format!("{word}</w>")).is_some();
+            let known = new.inner.token_to_id(word).is_some()
+                || new.inner.token_to_id(&format!("{word}</w>")).is_some();
             if word.is_empty() || word.contains(char::is_whitespace) || known {
                 return Err(Error::value("token", "this cannot be a new token")
                     .expected("one word that the tokenizer does not know")

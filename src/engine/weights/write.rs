@@ -31,8 +31,7 @@ pub fn encode<'a>(
             flat.to_dtype(DType::F32)?.to_vec1::<f32>()?.iter().for_each(|v| data.extend(v.to_le_bytes()));
             "F32"
         };
-        let entry =
-            serde_json::json!({ "dtype": dtype, "shape": tensor.dims(), "data_offsets": [start, data.len()] });
+        let entry = serde_json::json!({ "dtype": dtype, "shape": tensor.dims(), "data_offsets": [start, data.len()] });
         header.insert(name.to_string(), entry);
     }
     let mut header = serde_json::Value::Object(header).to_string();

@@ -8,10 +8,10 @@ use candle_core::Device;
 use rhai::Dynamic;
 
 use crate::engine::error::{Error, Result};
-use crate::engine::nets::mlp::Mlp;
-use crate::engine::weights::model::Model;
 use crate::engine::image::{Picture, grid};
+use crate::engine::nets::mlp::Mlp;
 use crate::engine::observe::Event;
+use crate::engine::weights::model::Model;
 use crate::engine::weights::pictures as shipped;
 use crate::record::{Record, png};
 use crate::script::args::{Arg, Either, Opts};

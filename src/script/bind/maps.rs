@@ -3,6 +3,7 @@
 use crate::engine::edges::{self, How};
 use crate::engine::error::{Error, Result};
 use crate::engine::image::Picture;
+use crate::engine::weights::pictures as shipped;
 use crate::script::args::Opts;
 use crate::script::registry::Registry;
 
@@ -17,9 +18,14 @@ fn how(o: &Opts) -> Result<How> {
         return Err(wrong(key));
     }
     match kind.as_str() {
-        "canny" => Ok(How::Canny { sigma: o.or("sigma", 1.0)?, low: o.or("low", 0.05)?, high: o.or("high", 0.15)? }),
+        "canny" => {
+            Ok(How::Canny { sigma: o.or("sigma", 1.0)?, low: o.or("low", 0.05)?, high: o.or("high", 0.15)? })
+        }
         "sobel" => Ok(How::Sobel { threshold: o.or("threshold", 0.0)? }),
-        other => Err(Error::missing("edges", format!("there is no edge detector {other}")).expected("canny or sobel")),
+        other => {
+            Err(Error::missing("edges", format!("there is no edge detector {other}"))
+                .expected("canny or sobel"))
+        }
     }
 }
 
@@ -47,6 +53,15 @@ pub fn register(r: &mut Registry) {
         .see(&["edges", "invert"])
         .work()
         .bind(|p: Picture| edges::luminance(&p));
+    r.def("flip(picture)", "Pictures with left and right exchanged.")
+        .example("let dog = open(\"dog-flat.png\");\ndistance(flip(flip(dog)), dog) // => 0.0")
+        .see(&["invert"])
+        .work()
+        .bind(|p: Picture| edges::flip(&p));
+    r.def("shipped()", "The names of the pictures that come with scumble, which `open` finds.")
+        .example("\"dog-flat.png\" in shipped() // => true")
+        .see(&["open"])
+        .bind(shipped::names);
     r.def("invert(picture)", "The opposite colors: white where it was black.")
         .example("let dog = open(\"dog-flat.png\");\ndistance(invert(invert(dog)), dog) < 0.00001 // => true")
         .see(&["edges"])

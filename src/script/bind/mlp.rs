@@ -77,7 +77,8 @@ fn load(host: &Host, name: &str, m: Option<&Model>) -> Result<Mlp> {
     let Some(m) = m else { return Ok(net) };
     let about = |key: &str| net.about().get(key).cloned().unwrap_or_default();
     if about("fingerprint") != m.fingerprint() {
-        let whose = if about("model").is_empty() { "no model in particular".to_string() } else { about("model") };
+        let whose =
+            if about("model").is_empty() { "no model in particular".to_string() } else { about("model") };
         return Err(Error::value("load_mlp", format!("{name} was trained for another model"))
             .expected(format!("one trained for {}", m.name()))
             .got(whose)
@@ -86,18 +87,36 @@ fn load(host: &Host, name: &str, m: Option<&Model>) -> Result<Mlp> {
     Ok(net)
 }
 
-fn tune(host: &Host, cx: &NativeCallContext, net: &Mlp, o: &Opts, loss: &FnPtr) -> std::result::Result<Mlp, Fail> {
+fn tune(
+    host: &Host,
+    cx: &NativeCallContext,
+    net: &Mlp,
+    o: &Opts,
+    loss: &FnPtr,
+) -> std::result::Result<Mlp, Fail> {
     if host.is_tracking() {
         return Err(Error::value("tune", "a network cannot be tuned inside of a gradient").into());
     }
     let steps = o.or("steps", 100usize)?;
-    let rule = Rule::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, decay: o.get::<f64>("decay")?.filter(|d| *d != 0.0) };
+    let rule = Rule::Adam {
+        beta1: 0.9,
+        beta2: 0.999,
+        eps: 1e-8,
+        decay: o.get::<f64>("decay")?.filter(|d| *d != 0.0),
+    };
     let optimizer = Optimizer::new("tune", rule, o.or("lr", 1e-4)?)?;
     host.reserve("tune", net.bytes() as u64 * 8)?;
     let (net, running) = net.clone().training(true).watched();
     let fresh = State::new("tune", net.params().to_vec(), optimizer)?;
-    let training =
-        Training { op: "tune", label: "tuning", steps, clip: None, every: None, file: None, about: About::new() };
+    let training = Training {
+        op: "tune",
+        label: "tuning",
+        steps,
+        clip: None,
+        every: None,
+        file: None,
+        about: About::new(),
+    };
     let observer = host.observer();
     let ended: Ended<Fail> = training.run(fresh, host.cancel(), &*observer, |state| {
         let measured = measure(host, cx, &net, state, loss);
@@ -138,7 +157,8 @@ fn measure(
             .hint("use the closure's net, not the one outside: |net, i| mse(net.run(x), y)")
             .into());
     }
-    let value = total.detach().to_dtype(DType::F64).and_then(|t| t.to_scalar::<f64>()).map_err(Error::from)?;
+    let value =
+        total.detach().to_dtype(DType::F64).and_then(|t| t.to_scalar::<f64>()).map_err(Error::from)?;
     if !value.is_finite() {
         // The loop stops at it; there is nothing to go back for.
         return Ok(Measured { loss: value, grads: Vec::new() });
@@ -231,14 +251,19 @@ pub fn register(r: &mut Registry) {
     .see(&["save", "mlp"])
     .work()
     .bind(move |name: String, o: Opts| load(&host, &name, o.get::<Model>("model")?.as_ref()));
-    r.def("net.with_about(map)", "The same network with more that is known of it, which `save` keeps: texts and numbers.")
-        .example(&example("net.with_about(#{ polarity: \"dark\" }).about.polarity // => \"dark\""))
-        .see(&["about", "save"])
-        .bind(|net: Mlp, map: Map| Ok::<_, Error>(net.with_about(about(&map)?)));
+    r.def(
+        "net.with_about(map)",
+        "The same network with more that is known of it, which `save` keeps: texts and numbers.",
+    )
+    .example(&example("net.with_about(#{ polarity: \"dark\" }).about.polarity // => \"dark\""))
+    .see(&["about", "save"])
+    .bind(|net: Mlp, map: Map| Ok::<_, Error>(net.with_about(about(&map)?)));
     r.prop("net.about", "What is known of it, as texts: what it was trained for.")
         .example(&example("net.about // => #{}"))
         .see(&["with_about"])
-        .bind(|net: Mlp| net.about().iter().map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect::<Map>());
+        .bind(|net: Mlp| {
+            net.about().iter().map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect::<Map>()
+        });
     r.prop("net.widths", "Inputs, hidden layers, outputs.")
         .example(&example("net.widths // => [2, 8, 1]"))
         .see(&["mlp"])

@@ -23,7 +23,9 @@ fn at(op: &str, t: &Values, dim: i64) -> Result<usize> {
 fn cat(list: &[Tensor], dim: i64) -> Result<Tensor> {
     let Some(first) = list.first() else { return Err(Error::value("cat", "the list is empty")) };
     let dim = at("cat", &first.0, dim)?;
-    let others = |t: &Values| t.dims().iter().enumerate().filter(|(i, _)| *i != dim).map(|(_, d)| *d).collect::<Vec<_>>();
+    let others = |t: &Values| {
+        t.dims().iter().enumerate().filter(|(i, _)| *i != dim).map(|(_, d)| *d).collect::<Vec<_>>()
+    };
     for t in list {
         if t.0.rank() != first.0.rank() || others(&t.0) != others(&first.0) {
             return Err(Error::shape("cat", format!("the tensors differ in more than dimension {dim}"))
@@ -37,9 +39,11 @@ fn cat(list: &[Tensor], dim: i64) -> Result<Tensor> {
 
 fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let bad = || {
-        Error::shape("matmul", "the two do not fit")
-            .expected("[n, k] and [k, m]")
-            .got(format!("{:?} and {:?}", a.0.dims(), b.0.dims()))
+        Error::shape("matmul", "the two do not fit").expected("[n, k] and [k, m]").got(format!(
+            "{:?} and {:?}",
+            a.0.dims(),
+            b.0.dims()
+        ))
     };
     match (a.0.dims(), b.0.dims()) {
         ([_, k], [l, _]) if k == l => {
@@ -127,28 +131,57 @@ pub fn register(r: &mut Registry) {
         Either::Left(t) => norm(&t.0),
         Either::Right(z) => norm(z.tensor()),
     });
-    r.def("t.argmax(dim)", "Where the largest values along a dimension stand, which stays with size 1. It has no gradient.")
-        .example(&example("t.argmax(-1).list() // => [1.0, 1.0]"))
-        .see(&["max"])
-        .bind(|t: Tensor, dim: i64| -> Result<Tensor> {
-            if t.0.track_op() {
-                return Err(crate::engine::image::no_gradient("argmax"));
-            }
-            Ok(Tensor(t.0.argmax_keepdim(at("argmax", &t.0, dim)?)?.to_dtype(DType::F32)?))
-        });
-    r.def("mask.where(a, b)", "`a` where the mask is not 0, else `b`; gradients go to the one that was taken.")
-        .example(&example("tensor([1, 0, 0, 1], [2, 2]).where(t, t * 10).list() // => [1.0, 20.0, 30.0, 4.0]"))
-        .bind(|mask: Tensor, a: Tensor, b: Tensor| choose(&mask, &a, &b));
+    r.def(
+        "t.argmax(dim)",
+        "Where the largest values along a dimension stand, which stays with size 1. It has no gradient.",
+    )
+    .example(&example("t.argmax(-1).list() // => [1.0, 1.0]"))
+    .see(&["max"])
+    .bind(|t: Tensor, dim: i64| -> Result<Tensor> {
+        if t.0.track_op() {
+            return Err(crate::engine::image::no_gradient("argmax"));
+        }
+        Ok(Tensor(t.0.argmax_keepdim(at("argmax", &t.0, dim)?)?.to_dtype(DType::F32)?))
+    });
+    r.def(
+        "mask.where(a, b)",
+        "`a` where the mask is not 0, else `b`; gradients go to the one that was taken.",
+    )
+    .example(&example("tensor([1, 0, 0, 1], [2, 2]).where(t, t * 10).list() // => [1.0, 20.0, 30.0, 4.0]"))
+    .bind(|mask: Tensor, a: Tensor, b: Tensor| choose(&mask, &a, &b));
     type Function = fn(&Values) -> candle_core::Result<Values>;
     let functions: [(&str, &str, Function, &str); 5] = [
         ("t.exp()", "e to the power of every value.", |x| x.exp(), "tensor([0]).exp().list() // => [1.0]"),
-        ("t.log()", "The natural logarithm of every value.", |x| x.log(), "tensor([1]).log().list() // => [0.0]"),
-        ("t.sqrt()", "The square root of every value.", |x| x.sqrt(), "tensor([9]).sqrt().list() // => [3.0]"),
-        ("t.sin()", "The sine of every value, in radians.", |x| x.sin(), "tensor([0]).sin().list() // => [0.0]"),
-        ("t.cos()", "The cosine of every value, in radians.", |x| x.cos(), "tensor([0]).cos().list() // => [1.0]"),
+        (
+            "t.log()",
+            "The natural logarithm of every value.",
+            |x| x.log(),
+            "tensor([1]).log().list() // => [0.0]",
+        ),
+        (
+            "t.sqrt()",
+            "The square root of every value.",
+            |x| x.sqrt(),
+            "tensor([9]).sqrt().list() // => [3.0]",
+        ),
+        (
+            "t.sin()",
+            "The sine of every value, in radians.",
+            |x| x.sin(),
+            "tensor([0]).sin().list() // => [0.0]",
+        ),
+        (
+            "t.cos()",
+            "The cosine of every value, in radians.",
+            |x| x.cos(),
+            "tensor([0]).cos().list() // => [1.0]",
+        ),
     ];
     for (signature, doc, f, code) in functions {
-        r.def(signature, doc).example(code).see(&["pow", "abs"]).bind(move |t: Tensor| Ok::<_, Error>(Tensor(f(&t.0)?)));
+        r.def(signature, doc)
+            .example(code)
+            .see(&["pow", "abs"])
+            .bind(move |t: Tensor| Ok::<_, Error>(Tensor(f(&t.0)?)));
     }
     r.def(
         "rows(activations, height, width)",

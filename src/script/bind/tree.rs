@@ -40,7 +40,10 @@ pub fn like(x: &Dynamic, values: Values) -> Result<Dynamic> {
 pub fn is_tracked(x: &Dynamic) -> bool {
     let model = || x.read_lock::<Model>().is_some_and(|m| m.changes().is_tracked());
     let net = || x.read_lock::<Mlp>().is_some_and(|n| n.is_tracked());
-    values(x).is_some_and(|v| v.track_op()) || model() || net() || x.read_lock::<Picture>().is_some_and(|p| p.tensor().track_op())
+    values(x).is_some_and(|v| v.track_op())
+        || model()
+        || net()
+        || x.read_lock::<Picture>().is_some_and(|p| p.tensor().track_op())
 }
 
 /// All numbers of a value, or of the values in a list or map, with their places: "x", "x[1]", "x.text".

@@ -52,7 +52,10 @@ fn means(m: &Model, pattern: &str, name: &str) -> bool {
         return glob(pattern.as_bytes(), path.as_bytes()) || glob(pattern.as_bytes(), name.as_bytes());
     }
     let alias = || m.sites().into_iter().any(|s| s.alias.as_deref() == Some(pattern) && begins(&s.path));
-    begins(pattern) || name == pattern || name.strip_prefix(pattern).is_some_and(|r| r.starts_with('.')) || alias()
+    begins(pattern)
+        || name == pattern
+        || name.strip_prefix(pattern).is_some_and(|r| r.starts_with('.'))
+        || alias()
 }
 
 fn glob(pattern: &[u8], text: &[u8]) -> bool {
@@ -72,7 +75,8 @@ fn chosen(m: &Model, what: &[String], rank: usize) -> Result<Part> {
         let wanted = &kinds[..if cross { 1 } else { 2 }];
         name.starts_with(UNET)
             && m.sites().iter().any(|s| {
-                wanted.contains(&s.kind) && path.strip_prefix(s.path.as_str()).is_some_and(|r| r.starts_with('.'))
+                wanted.contains(&s.kind)
+                    && path.strip_prefix(s.path.as_str()).is_some_and(|r| r.starts_with('.'))
             })
     };
     let tokens: Vec<&String> = m.changes().tokens.iter().map(|(t, _)| t).collect();
@@ -204,7 +208,9 @@ fn words(o: &Opts) -> Result<Vec<String>> {
         None => text(&what).map(|w| vec![w]),
     };
     list.filter(|l| !l.is_empty()).ok_or_else(|| {
-        Error::value("tune", "what cannot be understood").expected("a word, or a list of words").got(types::got(&what))
+        Error::value("tune", "what cannot be understood")
+            .expected("a word, or a list of words")
+            .got(types::got(&what))
     })
 }
 
@@ -218,7 +224,9 @@ fn checkpoint_path(host: &Host, o: &Opts) -> Result<(Option<PathBuf>, bool)> {
         return Ok((None, false));
     };
     if name.trim().is_empty() {
-        return Err(Error::value("tune", "the file name is empty").hint("file: \"tuned-checkpoint.safetensors\""));
+        return Err(
+            Error::value("tune", "the file name is empty").hint("file: \"tuned-checkpoint.safetensors\"")
+        );
     }
     let path = if Path::new(&name).extension().is_some() { name } else { format!("{name}.safetensors") };
     Ok((Some(host.policy.borrow().writable("tune", Path::new(&path))?), o.or("resume", false)?))
