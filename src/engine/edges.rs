@@ -194,6 +194,38 @@ pub fn edges(picture: &Picture, how: How) -> Result<Picture> {
     Picture::from_tensor(one.repeat((1, 3, 1, 1))?)
 }
 
+/// How well the white of two pictures agrees: the harmonic mean (F1) of the shares of either one's white pixels that have one of
+/// the other's at most `tolerance` pixels away, along either axis. 1: the same; 0: nothing in common, or one is black.
+/// Errors: sizes that differ, several pictures.
+pub fn overlap(a: &Picture, b: &Picture, tolerance: usize) -> Result<f64> {
+    if a.tensor().dims() != b.tensor().dims() || a.n() != 1 {
+        return Err(Error::shape("overlap", "the two must be one picture each, of one size")
+            .expected(format!("{:?}", a.tensor().dims()))
+            .got(format!("{:?}", b.tensor().dims())));
+    }
+    let (w, h) = (a.width(), a.height());
+    let white = |p: &Picture| -> Result<Vec<bool>> {
+        let light = luminance(p)?.tensor().narrow(1, 0, 1)?.flatten_all()?.to_vec1::<f32>()?;
+        Ok(light.into_iter().map(|v| v > 0.5).collect())
+    };
+    let (a, b) = (white(a)?, white(b)?);
+    let share = |of: &[bool], among: &[bool]| {
+        let near = |i: usize| {
+            let (x, y) = (i % w, i / w);
+            let rows = y.saturating_sub(tolerance)..=y.saturating_add(tolerance).min(h - 1);
+            rows.into_iter().any(|ny| {
+                let from = ny * w + x.saturating_sub(tolerance);
+                let to = ny * w + x.saturating_add(tolerance).min(w - 1);
+                among.get(from..=to).is_some_and(|r| r.contains(&true))
+            })
+        };
+        let all: Vec<usize> = of.iter().enumerate().filter(|(_, v)| **v).map(|(i, _)| i).collect();
+        if all.is_empty() { 0.0 } else { all.iter().filter(|i| near(**i)).count() as f64 / all.len() as f64 }
+    };
+    let (p, r) = (share(&a, &b), share(&b, &a));
+    Ok(if p + r == 0.0 { 0.0 } else { 2.0 * p * r / (p + r) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

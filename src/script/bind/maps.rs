@@ -53,6 +53,16 @@ pub fn register(r: &mut Registry) {
         .see(&["edges", "invert"])
         .work()
         .bind(|p: Picture| edges::luminance(&p));
+    r.def(
+        "overlap(a, b)",
+        "How well the white of two pictures agrees, 0 to 1: the F1 of the shares of either one's white pixels that have one of the \
+         other's nearby.",
+    )
+    .option("tolerance", "integer", "how many pixels away, along either axis; 1")
+    .example("let e = edges(open(\"dog-flat.png\"));\n[overlap(e, e), overlap(e, draw(64, 64, \"black\"))] // => [1.0, 0.0]")
+    .see(&["edges", "distance"])
+    .work()
+    .bind(|a: Picture, b: Picture, o: Opts| edges::overlap(&a, &b, o.or("tolerance", 1usize)?));
     r.def("flip(picture)", "Pictures with left and right exchanged.")
         .example("let dog = open(\"dog-flat.png\");\ndistance(flip(flip(dog)), dog) // => 0.0")
         .see(&["invert"])

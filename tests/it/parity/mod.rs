@@ -4,6 +4,7 @@
 mod chains;
 mod embedded;
 mod full_size;
+mod guidance;
 mod noise;
 mod samplers;
 mod schedules;
