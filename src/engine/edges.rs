@@ -118,13 +118,14 @@ impl Plane {
         // A ridge: no smaller than its neighbours uphill and downhill (equal ones count once).
         let ridges = steep.map(|p, x, y| {
             let (gx, gy, here) = (dx.at(x, y), dy.at(x, y), p.at(x, y));
-            let (sx, sy) = (if gx < 0.0 { -1 } else { 1 }, if gy < 0.0 { -1 } else { 1 });
+            // Always forward, whichever way is uphill: of a plateau of equal values the first counts, also on a thin line.
+            let slant = if (gx < 0.0) == (gy < 0.0) { 1 } else { -1 };
             // Eighths of a circle: tan 22.5°.
             const TAN: f32 = 0.414_213_56;
             let (ox, oy) = match (gx.abs(), gy.abs()) {
-                (a, b) if b < a * TAN => (sx, 0),
-                (a, b) if a < b * TAN => (0, sy),
-                _ => (sx, sy),
+                (a, b) if b < a * TAN => (1, 0),
+                (a, b) if a < b * TAN => (0, 1),
+                _ => (1, slant),
             };
             if here > 0.0 && here > p.at(x - ox, y - oy) && here >= p.at(x + ox, y + oy) { here } else { 0.0 }
         });
@@ -255,6 +256,15 @@ mod tests {
         let e = edges(&turned.unwrap(), How::Canny { sigma: 1.0, low: 0.1, high: 0.2 }).unwrap();
         let lines = (0..12).filter(|y| row(&e, *y) == [1.0; 12]).count();
         assert_eq!(lines, 1);
+    }
+
+    /// Two equal gray columns have four equal slopes: the line must not vanish.
+    #[test]
+    fn a_thin_line_is_found_though_its_slopes_are_equal() {
+        let row = [1.0, 1.0, 1.0, 0.2, 0.2, 1.0, 1.0, 1.0];
+        let p = Plane { values: row.repeat(5), w: 8, h: 5 };
+        let found = p.edges(How::Canny { sigma: 0.0, low: 0.1, high: 0.2 }).values;
+        assert_eq!(found[16..24].iter().sum::<f32>(), 1.0, "{found:?}");
     }
 
     #[test]
