@@ -181,7 +181,7 @@ impl Mlp {
                 "run",
                 "in training a batch needs two rows: it is normalized by itself",
             )
-            .hint("net.eval() uses the running means"));
+            .hint("net.inference() uses the running means"));
         }
         let mut params = self.params.iter().map(|(_, t)| t);
         let mut next = || params.next().ok_or_else(|| Error::value("run", "a weight is missing"));

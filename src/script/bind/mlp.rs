@@ -206,16 +206,16 @@ pub fn register(r: &mut Registry) {
     )
     .example(&example("net.run(tensor([1, 2, 3, 4], [2, 2])).shape // => [2, 1]"))
     .example(&example("net.run(tensor([1, 2, 3])) // error: do not fit this network"))
-    .see(&["mlp", "eval", "rows"])
+    .see(&["mlp", "inference", "rows"])
     .work()
     .bind(|net: Mlp, x: Tensor| Ok::<_, Error>(Tensor(net.run(&x.0)?)));
-    r.def("net.eval()", "The same network in use: normalized by running means.")
-        .example(&example("net.eval() // => Mlp 2-8-1  49 weights  eval"))
+    r.def("net.inference()", "The same network in use: normalized by running means.")
+        .example(&example("net.inference() // => Mlp 2-8-1  49 weights  eval"))
         .see(&["train", "run"])
         .bind(|net: Mlp| net.training(false));
     r.def("net.train()", "The same network in training: a batch is normalized by itself.")
-        .example(&example("net.eval().train() // => Mlp 2-8-1  49 weights  train"))
-        .see(&["eval", "tune"])
+        .example(&example("net.inference().train() // => Mlp 2-8-1  49 weights  train"))
+        .see(&["inference", "tune"])
         .bind(|net: Mlp| net.training(true));
     r.def("net.half()", "The same network with weights in half precision, in which `save` keeps them.")
         .example(&example("net.half().widths // => [2, 8, 1]"))
@@ -225,7 +225,7 @@ pub fn register(r: &mut Registry) {
     r.def(
         "net.tune(options, |net, i| loss)",
         "A new network whose weights have followed the gradient of a loss, by Adam; running means follow what the closure's runs \
-         see, as torch's do. The result is in use (`eval`). Draw what is random from the step `i`.",
+         see, as torch's do. The result is in use (`inference`). Draw what is random from the step `i`.",
     )
     .option("steps", "integer", "100")
     .option("lr", "number", "learning rate; 1e-4")
