@@ -4,6 +4,7 @@ pub mod caption;
 pub mod device;
 pub mod diffusion;
 pub mod draw;
+pub mod edges;
 pub mod error;
 pub mod frozen;
 pub mod image;

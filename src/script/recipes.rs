@@ -27,6 +27,8 @@ pub const BUILT_IN: &[(&str, &str)] = &[
     ("magicmix_grid", include_str!("../../scripts/magicmix_grid.rhai")),
     ("inpaint", include_str!("../../scripts/inpaint.rhai")),
     ("concept_removal", include_str!("../../scripts/concept_removal.rhai")),
+    ("train_lgp", include_str!("../../scripts/train_lgp.rhai")),
+    ("sketch_guided", include_str!("../../scripts/sketch_guided.rhai")),
 ];
 
 /// Names of the built-in recipes.

@@ -7,6 +7,7 @@ mod cli;
 mod contract;
 mod fuzz;
 mod gradients;
+mod guided;
 mod layers;
 mod levels;
 mod licences;

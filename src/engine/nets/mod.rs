@@ -10,5 +10,6 @@ pub mod depth;
 pub mod dino;
 pub mod hooks;
 pub mod layers;
+pub mod mlp;
 pub mod unet;
 pub mod vae;

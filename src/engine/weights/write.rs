@@ -8,7 +8,7 @@ use candle_core::{DType, Tensor};
 
 use crate::engine::error::{Error, Result};
 
-/// The bytes of a safetensors file: tensors by name in f32 (f64 stays f64), and text about them.
+/// The bytes of a safetensors file: tensors by name in f32 (f64 and f16 stay what they are), and text about them.
 pub fn encode<'a>(
     tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
     about: &BTreeMap<String, String>,
@@ -24,6 +24,9 @@ pub fn encode<'a>(
         let dtype = if tensor.dtype() == DType::F64 {
             flat.to_vec1::<f64>()?.iter().for_each(|v| data.extend(v.to_le_bytes()));
             "F64"
+        } else if tensor.dtype() == DType::F16 {
+            flat.to_vec1::<half::f16>()?.iter().for_each(|v| data.extend(v.to_le_bytes()));
+            "F16"
         } else {
             flat.to_dtype(DType::F32)?.to_vec1::<f32>()?.iter().for_each(|v| data.extend(v.to_le_bytes()));
             "F32"

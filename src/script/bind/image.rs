@@ -9,6 +9,7 @@ use rhai::Dynamic;
 
 use crate::engine::error::{Error, Result};
 use crate::engine::image::{Picture, grid};
+use crate::engine::nets::mlp::Mlp;
 use crate::engine::observe::Event;
 use crate::engine::weights::model::Model;
 use crate::engine::weights::pictures as shipped;
@@ -180,16 +181,17 @@ pub fn register(r: &mut Registry) {
         "save(x, path)",
         "Saves a picture (several as a grid) as PNG below --out, with the record of how it was made. Nothing is overwritten: \
          NAME.png, then NAME-2.png. A tuned model is saved as NAME.safetensors: its LoRA (names of peft and diffusers), the weights \
-         that changed, the vectors of new tokens; `m.with_weights(path)` reads it. Returns the path.",
+         that changed, the vectors of new tokens; `m.with_weights(path)` reads it. So is an Mlp, for `load_mlp(path)`. Returns the path.",
     )
     .example("let path = save(open(\"dog-flat.png\"), \"copies/dog\");\npath.ends_with(\".png\") // => true")
     .example("save(open(\"dog-flat.png\"), \"/etc/dog.png\") // error: may only write below")
     .see(&["show", "finish"])
     .work()
-    .bind(move |x: Either<Pictures, Model>, path: String| -> Result<String> {
+    .bind(move |x: Either<Pictures, Either<Model, Mlp>>, path: String| -> Result<String> {
         let saved = match x {
             Either::Left(x) => write(&host, "save", sheet(&x)?.as_ref(), Path::new(&path))?,
-            Either::Right(m) => super::tune::save(&host, &m, Path::new(&path))?,
+            Either::Right(Either::Left(m)) => super::tune::save(&host, &m, Path::new(&path))?,
+            Either::Right(Either::Right(net)) => super::mlp::save(&host, &net, Path::new(&path))?,
         };
         Ok(saved.display().to_string())
     });

@@ -7,6 +7,7 @@ use super::tensor::Tensor;
 use crate::engine::error::{Error, Result};
 use crate::engine::image::Picture;
 use crate::engine::latent::Latent;
+use crate::engine::nets::mlp::Mlp;
 use crate::engine::weights::embedding::Embedding;
 use crate::engine::weights::model::Model;
 use crate::script::tracking::Leaves;
@@ -38,8 +39,10 @@ pub fn like(x: &Dynamic, values: Values) -> Result<Dynamic> {
 /// Whether a value carries the graph of a gradient.
 pub fn is_tracked(x: &Dynamic) -> bool {
     let model = || x.read_lock::<Model>().is_some_and(|m| m.changes().is_tracked());
+    let net = || x.read_lock::<Mlp>().is_some_and(|n| n.is_tracked());
     values(x).is_some_and(|v| v.track_op())
         || model()
+        || net()
         || x.read_lock::<Picture>().is_some_and(|p| p.tensor().track_op())
 }
 

@@ -5,6 +5,7 @@ mod chains;
 mod embedded;
 mod full_size;
 mod helpers;
+mod guidance;
 mod noise;
 mod samplers;
 mod schedules;
