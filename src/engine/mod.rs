@@ -4,6 +4,7 @@ pub mod device;
 pub mod diffusion;
 pub mod draw;
 pub mod error;
+pub mod fields;
 pub mod image;
 pub mod latent;
 pub mod memory;

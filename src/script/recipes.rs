@@ -23,6 +23,10 @@ pub const BUILT_IN: &[(&str, &str)] = &[
     ("magicmix_grid", include_str!("../../scripts/magicmix_grid.rhai")),
     ("inpaint", include_str!("../../scripts/inpaint.rhai")),
     ("concept_removal", include_str!("../../scripts/concept_removal.rhai")),
+    ("magicfusion", include_str!("../../scripts/magicfusion.rhai")),
+    ("disentangle", include_str!("../../scripts/disentangle.rhai")),
+    ("prompt2prompt", include_str!("../../scripts/prompt2prompt.rhai")),
+    ("invert", include_str!("../../scripts/invert.rhai")),
 ];
 
 /// Names of the built-in recipes.

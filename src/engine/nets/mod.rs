@@ -10,3 +10,4 @@ pub mod hooks;
 pub mod layers;
 pub mod unet;
 pub mod vae;
+pub mod vgg;

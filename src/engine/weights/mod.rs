@@ -4,6 +4,7 @@ pub mod defaults;
 pub mod embedding;
 pub mod folder;
 pub mod locate;
+pub mod lora;
 pub mod model;
 pub mod pictures;
 mod prompts;

@@ -1,5 +1,8 @@
 //! [`Model`]: a diffusers folder, loaded: text encoder, UNet, VAE, schedule; and the calls that scripts make on it.
 
+mod adapt;
+mod look;
+
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
@@ -75,6 +78,8 @@ struct Parts {
     work: Arc<Work>,
     /// Tells this model from all others, whatever their weights.
     identity: Arc<()>,
+    /// What was merged into its weights after loading.
+    adapters: String,
 }
 
 type ClipPair = (Clip, Tokenizer);
@@ -147,6 +152,7 @@ impl Model {
             prompts: PromptCache::default(),
             work: Arc::default(),
             identity: Arc::new(()),
+            adapters: String::new(),
         })))
     }
 
