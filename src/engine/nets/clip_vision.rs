@@ -130,6 +130,7 @@ impl Clip {
 
     /// Picture features as the projection gives them, not of unit length, `[n, projection]`. Pictures are cropped around
     /// their center and scaled by what a gradient goes through: means of whole blocks of pixels, then linear interpolation.
+    /// Values outside of 0..1 count as the nearest inside.
     pub fn picture_projection(&self, picture: &Picture) -> Result<Tensor> {
         let side = self.vision.side();
         let (h, w) = (picture.height(), picture.width());
@@ -141,6 +142,7 @@ impl Clip {
             _ => pool(&x, Pooling::Mean, Window { size: block, stride: block, padding: 0 })?,
         };
         let x = if x.dims()[3] == side { x.contiguous()? } else { resize_bilinear(&x, side, side)? };
+        let x = x.clamp(0f32, 1f32)?;
         self.vision.forward(&self.normalize(&x)?, &mut Hooks::none())
     }
 

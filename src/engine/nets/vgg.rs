@@ -49,10 +49,12 @@ impl Vgg16 {
         Ok(Vgg16 { slices })
     }
 
-    /// Pixels `[n, 3, h, w]` in 0..1 → the four activations, with a graph; pictures are scaled bilinearly to 224 pixels.
+    /// Pixels `[n, 3, h, w]` in 0..1 → the four activations, with a graph; pictures are scaled bilinearly to 224 pixels,
+    /// values outside of 0..1 count as the nearest inside.
     pub fn forward(&self, pixels: &Tensor) -> Result<Vec<Tensor>> {
         let (_, _, h, w) = pixels.dims4()?;
         let x = if (h, w) == (SIDE, SIDE) { pixels.contiguous()? } else { resize_bilinear(pixels, SIDE, SIDE)? };
+        let x = x.clamp(0.0, 1.0)?;
         let row = |v: &[f64; 3]| -> Result<Tensor> {
             Ok(Tensor::from_slice(v, (1, 3, 1, 1), x.device())?.to_dtype(x.dtype())?)
         };

@@ -30,7 +30,8 @@ impl Model {
                 .expected(format!("sides that are multiples of {unit}"))
                 .got(format!("{w}x{h}")));
         }
-        let x = picture.tensor().to_device(self.device())?.to_dtype(self.0.options.dtype)?.affine(2.0, -1.0)?;
+        let x = picture.tensor().clamp(0f32, 1f32)?;
+        let x = x.to_device(self.device())?.to_dtype(self.0.options.dtype)?.affine(2.0, -1.0)?;
         let mut hooks = Hooks::none().with_cancel(self.0.options.cancel.clone());
         let levels = self.0.vae.encoder_levels(&x, &mut hooks)?;
         levels.into_iter().map(|t| Ok(t.to_dtype(DType::F32)?)).collect()
