@@ -42,7 +42,9 @@ fn sides(op: &str, x: &Tensor) -> Result<(usize, usize, usize, usize)> {
 fn between(x: &Tensor, rows: Vec<f64>, columns: Vec<f64>, to: (usize, usize)) -> Result<Tensor> {
     let (n, c, h, w) = x.dims4()?;
     let matrix = |values: Vec<f64>, dims: (usize, usize)| -> Result<Tensor> {
-        Ok(Tensor::from_vec(values, dims, &candle_core::Device::Cpu)?.to_dtype(x.dtype())?.to_device(x.device())?)
+        Ok(Tensor::from_vec(values, dims, &candle_core::Device::Cpu)?
+            .to_dtype(x.dtype())?
+            .to_device(x.device())?)
     };
     let (rows, columns) = (matrix(rows, (to.0, h))?, matrix(columns, (to.1, w))?);
     let y = x.contiguous()?.reshape((n * c * h, w))?.matmul(&columns.t()?)?;
@@ -59,7 +61,10 @@ pub fn pool(x: &Tensor, how: Pooling, window: Window) -> Result<Tensor> {
     let fits = |side: usize| side + 2 * padding >= size;
     if size == 0 || size > MOST || stride == 0 || padding > size / 2 || !fits(h) || !fits(w) {
         return Err(Error::value("pool", "the window does not fit the map")
-            .expected(format!("size 1..{}, stride 1 or more, padding at most half the size", (h.min(w) + 2 * padding).min(MOST)))
+            .expected(format!(
+                "size 1..{}, stride 1 or more, padding at most half the size",
+                (h.min(w) + 2 * padding).min(MOST)
+            ))
             .got(format!("size {size}, stride {stride}, padding {padding} on {h}x{w}")));
     }
     let out = |side: usize| (side + 2 * padding - size) / stride + 1;
@@ -128,7 +133,9 @@ pub fn blur(x: &Tensor, sigma: f64) -> Result<Tensor> {
 /// `quantile`). Errors: `q` outside of 0..1, an empty tensor, values that are no numbers.
 pub fn quantile(x: &Tensor, q: f64) -> Result<f64> {
     if !(0.0..=1.0).contains(&q) {
-        return Err(Error::value("quantile", "the share is out of range").expected("0..1").got(q.to_string()));
+        return Err(Error::value("quantile", "the share is out of range")
+            .expected("0..1")
+            .got(q.to_string()));
     }
     let mut all = x.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
     if all.iter().any(|v| v.is_nan()) {
@@ -166,7 +173,8 @@ mod tests {
         for (i, j) in (0..out).flat_map(|i| (0..out).map(move |j| (i, j))) {
             let (mut sum, mut most) = (0f32, f32::NEG_INFINITY);
             for (a, b) in (0..w.size as i64).flat_map(|a| (0..w.size as i64).map(move |b| (a, b))) {
-                let (y, x) = (i * w.stride as i64 + a - w.padding as i64, j * w.stride as i64 + b - w.padding as i64);
+                let (y, x) =
+                    (i * w.stride as i64 + a - w.padding as i64, j * w.stride as i64 + b - w.padding as i64);
                 if (0..side).contains(&y) && (0..side).contains(&x) {
                     sum += v[(y * side + x) as usize];
                     most = most.max(v[(y * side + x) as usize]);
@@ -215,11 +223,10 @@ mod tests {
     fn gradients_go_through() {
         let x = candle_core::Var::from_tensor(&map(8)).unwrap();
         let w = Window { size: 3, stride: 2, padding: 1 };
-        let each: [&dyn Fn(&Tensor) -> Tensor; 3] = [
-            &|x| pool(x, Pooling::Mean, w).unwrap(),
-            &|x| pool(x, Pooling::Max, w).unwrap(),
-            &|x| blur(x, 1.0).unwrap(),
-        ];
+        let each: [&dyn Fn(&Tensor) -> Tensor; 3] =
+            [&|x| pool(x, Pooling::Mean, w).unwrap(), &|x| pool(x, Pooling::Max, w).unwrap(), &|x| {
+                blur(x, 1.0).unwrap()
+            }];
         for f in each {
             let sum = |t: &Tensor| t.sum_all().unwrap().to_scalar::<f32>().unwrap();
             let g = f(&x).sum_all().unwrap().backward().unwrap();

@@ -21,7 +21,8 @@ fn printed(dir: &Path, recipe: &str, list: &[&str]) -> (String, Vec<PathBuf>) {
 /// The first number after a word.
 fn number(text: &str, after: &str) -> f64 {
     let rest = text.split_once(after).unwrap_or_else(|| panic!("{after} in {text}")).1;
-    let digits: String = rest.trim_start().chars().take_while(|c| c.is_ascii_digit() || ".-".contains(*c)).collect();
+    let digits: String =
+        rest.trim_start().chars().take_while(|c| c.is_ascii_digit() || ".-".contains(*c)).collect();
     digits.parse().unwrap_or_else(|_| panic!("a number after {after} in {text}"))
 }
 

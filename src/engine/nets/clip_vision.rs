@@ -8,8 +8,8 @@ use super::clip_text::ClipText;
 use super::hooks::Hooks;
 use super::layers::{layer_norm, linear_no_bias};
 use crate::engine::error::{Error, Kind, Result};
-use crate::engine::image::Picture;
 use crate::engine::fields::{Pooling, Window, pool};
+use crate::engine::image::Picture;
 use crate::engine::ops::{Conv2d, LayerNorm, Linear, Padding, resize_bilinear};
 use crate::engine::weights::Scope;
 

@@ -36,12 +36,22 @@ impl Vgg16 {
                 let to = match w.dims(&name) {
                     Some([to, ..]) => *to,
                     _ => {
-                        return Err(Error::missing("perceptual", format!("there is no tensor \"features.{name}\""))
-                            .expected("torchvision's VGG16: features.0.weight to features.21.weight, as safetensors"));
+                        return Err(Error::missing(
+                            "perceptual",
+                            format!("there is no tensor \"features.{name}\""),
+                        )
+                        .expected(
+                            "torchvision's VGG16: features.0.weight to features.21.weight, as safetensors",
+                        ));
                     }
                 };
                 let weight = w.get(&name, &[to, from, 3, 3])?;
-                convs.push(Conv2d::new(weight, Some(w.get(&format!("{i}.bias"), &[to])?), 1, Padding::all(1))?);
+                convs.push(Conv2d::new(
+                    weight,
+                    Some(w.get(&format!("{i}.bias"), &[to])?),
+                    1,
+                    Padding::all(1),
+                )?);
                 from = to;
             }
             slices.push(convs);
@@ -53,7 +63,8 @@ impl Vgg16 {
     /// values outside of 0..1 count as the nearest inside.
     pub fn forward(&self, pixels: &Tensor) -> Result<Vec<Tensor>> {
         let (_, _, h, w) = pixels.dims4()?;
-        let x = if (h, w) == (SIDE, SIDE) { pixels.contiguous()? } else { resize_bilinear(pixels, SIDE, SIDE)? };
+        let x =
+            if (h, w) == (SIDE, SIDE) { pixels.contiguous()? } else { resize_bilinear(pixels, SIDE, SIDE)? };
         let x = x.clamp(0.0, 1.0)?;
         let row = |v: &[f64; 3]| -> Result<Tensor> {
             Ok(Tensor::from_slice(v, (1, 3, 1, 1), x.device())?.to_dtype(x.dtype())?)

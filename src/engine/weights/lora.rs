@@ -30,7 +30,10 @@ impl Lora {
         let path = Path::new(spec);
         if path.is_file() && path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) {
             let base = path.parent().map(Path::to_path_buf);
-            return Ok(Some(Lora { file: TensorFile::open(path)?, base: base.and_then(|p| model_above(&p)) }));
+            return Ok(Some(Lora {
+                file: TensorFile::open(path)?,
+                base: base.and_then(|p| model_above(&p)),
+            }));
         }
         if path.is_dir() {
             if path.join("model_index.json").is_file() || !path.join(FILE).is_file() {
@@ -67,10 +70,14 @@ impl Lora {
         let flat: HashMap<String, String> = all.keys().map(|k| (k.replace('.', "_"), k.clone())).collect();
         for (name, layer) in &layers {
             let key = format!("{name}.weight");
-            let key = if all.contains_key(&key) { Some(key) } else { flat.get(&key.replace('.', "_")).cloned() };
+            let key =
+                if all.contains_key(&key) { Some(key) } else { flat.get(&key.replace('.', "_")).cloned() };
             let Some((key, old)) = key.and_then(|k| all.get(&k).cloned().map(|w| (k, w))) else {
-                return Err(Error::missing("lora", format!("{}: the {part} has no layer {name}", self.file.origin()))
-                    .expected("a LoRA that was made for this model"));
+                return Err(Error::missing(
+                    "lora",
+                    format!("{}: the {part} has no layer {name}", self.file.origin()),
+                )
+                .expected("a LoRA that was made for this model"));
             };
             all.insert(key, layer.change(&old, scale, name)?);
         }
@@ -85,7 +92,9 @@ impl Lora {
         let dotted = format!("{part}.");
         let mut layers: BTreeMap<String, Layer> = BTreeMap::new();
         for name in self.file.names() {
-            let Some(rest) = name.strip_prefix(&dotted).or_else(|| name.strip_prefix(kohya)) else { continue };
+            let Some(rest) = name.strip_prefix(&dotted).or_else(|| name.strip_prefix(kohya)) else {
+                continue;
+            };
             let tensor = || {
                 let t = self.file.read(name, DType::F32, &Device::Cpu)?;
                 t.ok_or_else(|| Error::new(Kind::File, "lora", format!("{name}: not floating-point numbers")))
@@ -125,11 +134,16 @@ struct Layer {
 impl Layer {
     fn change(&self, old: &Tensor, scale: f64, name: &str) -> Result<Tensor> {
         let (Some(down), Some(up)) = (&self.down, &self.up) else {
-            return Err(Error::new(Kind::File, "lora", format!("{name}: one of the two matrices is missing")));
+            return Err(Error::new(
+                Kind::File,
+                "lora",
+                format!("{name}: one of the two matrices is missing"),
+            ));
         };
         let rank = down.dims().first().copied().unwrap_or(0);
         let out = old.dims().first().copied().unwrap_or(0);
-        let fits = rank > 0 && up.elem_count() == out * rank && down.elem_count() * out == old.elem_count() * rank;
+        let fits =
+            rank > 0 && up.elem_count() == out * rank && down.elem_count() * out == old.elem_count() * rank;
         if !fits {
             return Err(Error::shape("lora", format!("{name}: the change does not fit the layer"))
                 .expected(format!("matrices whose product is {:?}", old.dims()))

@@ -19,7 +19,9 @@ fn pooled(t: &Tensor, o: &Opts) -> Result<Tensor> {
     let how = match o.or("how", "mean".to_string())?.as_str() {
         "mean" => Pooling::Mean,
         "max" => Pooling::Max,
-        other => return Err(Error::value("pool", "there is no such pool").expected("mean or max").got(other)),
+        other => {
+            return Err(Error::value("pool", "there is no such pool").expected("mean or max").got(other));
+        }
     };
     let size = o.or("size", 2usize)?;
     let window = Window { size, stride: o.or("stride", size)?, padding: o.or("padding", 0)? };
@@ -104,7 +106,10 @@ const P: &str = "let t = tensor([1, 2, 3, 4], [1, 1, 2, 2]);\n";
 /// Binds them.
 pub fn register(r: &mut Registry) {
     let example = |code: &str| format!("{P}{code}");
-    r.group("Fields", "Tensors [n, channels, height, width] as maps over a picture: smoothed, scaled, compared.");
+    r.group(
+        "Fields",
+        "Tensors [n, channels, height, width] as maps over a picture: smoothed, scaled, compared.",
+    );
     r.def(
         "t.pool()",
         "The mean or the largest value of a window that moves over a map: (height + 2 padding - size) / stride + 1 values a \
@@ -119,11 +124,14 @@ pub fn register(r: &mut Registry) {
     .example(&example("t.pool(#{ size: 3 }) // error: does not fit the map"))
     .see(&["blur", "resize"])
     .bind(|t: Tensor, o: Opts| pooled(&t, &o));
-    r.def("t.blur(sigma)", "A map smoothed by a Gaussian with that standard deviation in places; edges are repeated.")
-        .example(&example("t.blur(0).list() // => [1.0, 2.0, 3.0, 4.0]"))
-        .example(&example("t.blur(-1) // error: out of range"))
-        .see(&["pool"])
-        .bind(|t: Tensor, sigma: f64| Ok::<_, Error>(Tensor(blur(&t.0, sigma)?)));
+    r.def(
+        "t.blur(sigma)",
+        "A map smoothed by a Gaussian with that standard deviation in places; edges are repeated.",
+    )
+    .example(&example("t.blur(0).list() // => [1.0, 2.0, 3.0, 4.0]"))
+    .example(&example("t.blur(-1) // error: out of range"))
+    .see(&["pool"])
+    .bind(|t: Tensor, sigma: f64| Ok::<_, Error>(Tensor(blur(&t.0, sigma)?)));
     r.def("t.resize(height, width)", "A map scaled bilinearly, pixel centers aligned, edges repeated.")
         .example(&example("t.resize(1, 1).list() // => [2.5]"))
         .see(&["pool"])
@@ -133,11 +141,14 @@ pub fn register(r: &mut Registry) {
         .example(&example("t.quantile(90) // error: out of range"))
         .see(&["greater"])
         .bind(|t: Tensor, q: f64| quantile(&t.0, q));
-    r.def("t.greater(u)", "A mask: 1 where the value is greater than `u` (a number or a Tensor), else 0; equal values give 0.")
-        .example(&example("t.greater(2).list() // => [0.0, 0.0, 1.0, 1.0]"))
-        .example(&example("t.greater(t).max // => 0.0"))
-        .see(&["quantile", "blend"])
-        .bind(|t: Tensor, u: Either<f64, Tensor>| greater(&t, &u));
+    r.def(
+        "t.greater(u)",
+        "A mask: 1 where the value is greater than `u` (a number or a Tensor), else 0; equal values give 0.",
+    )
+    .example(&example("t.greater(2).list() // => [0.0, 0.0, 1.0, 1.0]"))
+    .example(&example("t.greater(t).max // => 0.0"))
+    .see(&["quantile", "blend"])
+    .bind(|t: Tensor, u: Either<f64, Tensor>| greater(&t, &u));
     r.def("t.image()", "A map [n, 1, height, width] as a gray picture, or [n, 3, height, width] as a colored one; 0 is black, 1 is white.")
         .example(&example("(t / 4).image() // => Image 2x2"))
         .see(&["show", "tensor"])

@@ -101,7 +101,10 @@ fn split(text: &str, name: &str) -> Result<Vec<Vec<String>>> {
             c => cell.push(c),
         }
         if lines.len() > MOST || line.len() > MOST {
-            return Err(Error::value("read_table", format!("{name}: a table has at most {MOST} rows and columns")));
+            return Err(Error::value(
+                "read_table",
+                format!("{name}: a table has at most {MOST} rows and columns"),
+            ));
         }
     }
     if quoted {
@@ -118,12 +121,14 @@ fn split(text: &str, name: &str) -> Result<Vec<Vec<String>>> {
 /// Rows of a file that `save_table` wrote; what reads as a number is one. Errors: no text, rows of another length.
 fn from_csv(bytes: &[u8], name: &str) -> Result<Vec<Map>> {
     let text = std::str::from_utf8(bytes).map_err(|_| {
-        Error::value("read_table", format!("{name}: this is no text")).expected("comma-separated values, as save_table writes them")
+        Error::value("read_table", format!("{name}: this is no text"))
+            .expected("comma-separated values, as save_table writes them")
     })?;
     let mut lines = split(text, name)?.into_iter();
     let heads = lines.next().unwrap_or_default();
     if heads.is_empty() {
-        return Err(Error::value("read_table", format!("{name}: the file is empty")).expected("a line of names, then rows"));
+        return Err(Error::value("read_table", format!("{name}: the file is empty"))
+            .expected("a line of names, then rows"));
     }
     let value = |cell: String| match (cell.parse::<i64>(), cell.parse::<f64>()) {
         (Ok(n), _) => Dynamic::from(n),
@@ -134,9 +139,12 @@ fn from_csv(bytes: &[u8], name: &str) -> Result<Vec<Map>> {
         .enumerate()
         .map(|(i, cells)| {
             if cells.len() != heads.len() {
-                return Err(Error::value("read_table", format!("{name}: row {} has another number of values than the head", i + 1))
-                    .expected(heads.len().to_string())
-                    .got(cells.len().to_string()));
+                return Err(Error::value(
+                    "read_table",
+                    format!("{name}: row {} has another number of values than the head", i + 1),
+                )
+                .expected(heads.len().to_string())
+                .got(cells.len().to_string()));
             }
             Ok(heads.iter().map(|h| h.as_str().into()).zip(cells.into_iter().map(value)).collect())
         })

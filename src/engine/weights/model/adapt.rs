@@ -100,7 +100,8 @@ impl Model {
         let unit = self.unit().max(other.unit());
         let picture = test_picture(unit * 64usize.div_ceil(unit))?;
         let (za, zb) = (self.encode_picture(&picture)?, other.encode_picture(&picture)?);
-        let length = za.tensor().to_dtype(DType::F32)?.flatten_all()?.sqr()?.sum(D::Minus1)?.to_scalar::<f32>()?;
+        let length =
+            za.tensor().to_dtype(DType::F32)?.flatten_all()?.sqr()?.sum(D::Minus1)?.to_scalar::<f32>()?;
         let apart = za.distance(&zb)? / f64::from(length).sqrt().max(1e-12);
         if apart > SAME {
             return Err(differ(
