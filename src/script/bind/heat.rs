@@ -20,9 +20,12 @@ fn heat(host: &Host, tr: &Trajectory, word: &str, o: &Opts) -> Result<Picture> {
     let m = tr.model();
     let (w, h) = size("heat", o.get::<Dynamic>("size")?.as_ref())?.unwrap_or((m.size(), m.size()));
     let steps = tr.last().i() - tr.first();
+    let given: Vec<String> = o.or("sites", Vec::new())?;
+    m.known_sites(given.iter())?;
+    let options = RecordOptions { sites: given, ..RecordOptions::default() };
     let mut pictures = Vec::new();
     for n in 0..tr.last().z().dims().0 {
-        let seen = Attention::new().record(RecordOptions::default());
+        let seen = Attention::new().record(options.clone());
         let options = PredictOptions { attention: Some(seen.clone()), ..PredictOptions::default() };
         for i in tr.first()..tr.last().i() {
             host.cancel().check("heat")?;
@@ -57,6 +60,7 @@ pub fn register(r: &mut Registry) {
          is made once more, so any run can be asked.",
     )
     .option("size", "pixels|[w, h]", "of the picture; the model's own")
+    .option("sites", "[string]", "site names of `m.sites()`, or the beginnings of their paths; everywhere if not said")
     .example("load(\"emoji\").sample(\"a dog in the snow\", #{ steps: 4 }).heat(\"dog\") // => Image 64x64")
     .example("load(\"emoji\").sample(\"a dog\", #{ steps: 2 }).heat(\"cat\") // error: not a word of the prompt")
     .see(&["sample", "record", "heat"])

@@ -9,6 +9,7 @@ mod samplers;
 mod schedules;
 mod tiny;
 mod tokens;
+mod vgg;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};

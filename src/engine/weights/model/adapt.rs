@@ -118,7 +118,10 @@ impl Model {
 fn test_picture(side: usize) -> Result<Picture> {
     let at = |c: usize, y: usize, x: usize| {
         let (y, x) = (y as f32 / side as f32, x as f32 / side as f32);
-        [x, y, if (x * 8.0) as usize % 2 == 0 { 0.2 } else { 0.8 }].get(c).copied().unwrap_or_default()
+        [x, y, if ((x * 8.0) as usize).is_multiple_of(2) { 0.2 } else { 0.8 }]
+            .get(c)
+            .copied()
+            .unwrap_or_default()
     };
     let places = (0..3).flat_map(|c| (0..side).flat_map(move |y| (0..side).map(move |x| (c, y, x))));
     let values: Vec<f32> = places.map(|(c, y, x)| at(c, y, x)).collect();
