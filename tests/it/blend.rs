@@ -110,7 +110,8 @@ fn weights_lower_the_loss_and_are_used_again() {
     let losses = (number(&text, "loss"), number(&text, " to"));
     assert!(losses.1 < losses.0, "{text}");
     let table = saved.iter().find(|p| p.extension().is_some_and(|e| e == "csv")).unwrap();
-    let again = [&common[..], &[&format!("weights={}", table.display())]].concat();
+    let file = format!("weights={}", table.display());
+    let again = [&common[..], &[&file]].concat();
     let first = image::open(saved.last().unwrap()).unwrap().to_rgb8().into_raw();
     assert!(differ(&first, &pixels("disentangle", &again)) <= 1);
     let e = run(dir.path(), "disentangle", &[&again[..2], &["steps=5"], &again[3..]].concat()).unwrap_err();
