@@ -76,8 +76,8 @@ fn equal_prompts_are_edited_to_the_same_picture_and_none_taken_over_is_re_prompt
         let (_, saved) = printed(dir.path(), "prompt2prompt", &[list, &["steps=5"]].concat());
         let sheet = saved.iter().find(|p| p.to_string_lossy().contains("-sheet")).unwrap();
         let sheet = image::open(sheet).unwrap().to_rgb8();
-        let step = (sheet.width() - 64) / 2;
-        [0, 1, 2].map(|i| image::imageops::crop_imm(&sheet, i * step, 0, 64, 64).to_image().into_raw())
+        let step = (sheet.width() - 128) / 2;
+        [0, 1, 2].map(|i| image::imageops::crop_imm(&sheet, i * step, 0, 128, 128).to_image().into_raw())
     };
     let same = cells(&["source=a dog in the snow", "target=a dog in the snow", "blend=dog"]);
     assert!(differ(&same[0], &same[2]) <= 1, "equal prompts");

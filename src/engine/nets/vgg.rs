@@ -4,6 +4,7 @@
 use candle_core::Tensor;
 
 use crate::engine::error::{Error, Result};
+use crate::engine::fields::{Pooling, Window, pool};
 use crate::engine::ops::{Conv2d, Padding, resize_bilinear};
 use crate::engine::weights::Scope;
 
@@ -73,7 +74,8 @@ impl Vgg16 {
         let mut all = Vec::with_capacity(self.slices.len());
         for (i, convs) in self.slices.iter().enumerate() {
             if i > 0 {
-                x = x.max_pool2d(2)?;
+                // candle's own max_pool2d goes back with a quarter of the gradient.
+                x = pool(&x, Pooling::Max, Window { size: 2, stride: 2, padding: 0 })?;
             }
             for conv in convs {
                 x = conv.forward(&x)?.relu()?;
