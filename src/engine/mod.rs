@@ -7,6 +7,7 @@ pub mod draw;
 pub mod edges;
 pub mod error;
 pub mod frozen;
+pub mod fields;
 pub mod image;
 pub mod latent;
 pub mod memory;

@@ -21,6 +21,10 @@ pub const MAX_TEXT: u64 = 4 << 20;
 /// Modules that come with the program: name and text. A module may call those above it.
 pub const LIBRARY: &[(&str, &str)] = &[
     ("lgp", include_str!("../../stdlib/lgp.rhai")),
+    ("fuse", include_str!("../../stdlib/fuse.rhai")),
+    ("heat", include_str!("../../stdlib/heat.rhai")),
+    ("inversion", include_str!("../../stdlib/inversion.rhai")),
+    ("losses", include_str!("../../stdlib/losses.rhai")),
     ("mix", include_str!("../../stdlib/mix.rhai")),
     ("prompt", include_str!("../../stdlib/prompt.rhai")),
     ("sample", include_str!("../../stdlib/sample.rhai")),

@@ -29,6 +29,10 @@ pub const BUILT_IN: &[(&str, &str)] = &[
     ("concept_removal", include_str!("../../scripts/concept_removal.rhai")),
     ("train_lgp", include_str!("../../scripts/train_lgp.rhai")),
     ("sketch_guided", include_str!("../../scripts/sketch_guided.rhai")),
+    ("magicfusion", include_str!("../../scripts/magicfusion.rhai")),
+    ("disentangle", include_str!("../../scripts/disentangle.rhai")),
+    ("prompt2prompt", include_str!("../../scripts/prompt2prompt.rhai")),
+    ("invert", include_str!("../../scripts/invert.rhai")),
 ];
 
 /// Names of the built-in recipes.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bad_models;
+mod blend;
 mod chain;
 mod cli;
 mod contract;

@@ -8,8 +8,9 @@ use super::clip_text::ClipText;
 use super::hooks::Hooks;
 use super::layers::{layer_norm, linear_no_bias};
 use crate::engine::error::{Error, Kind, Result};
+use crate::engine::fields::{Pooling, Window, pool};
 use crate::engine::image::Picture;
-use crate::engine::ops::{Conv2d, LayerNorm, Linear, Padding};
+use crate::engine::ops::{Conv2d, LayerNorm, Linear, Padding, resize_bilinear};
 use crate::engine::weights::Scope;
 
 /// The picture tower with its projection.
@@ -127,11 +128,34 @@ impl Clip {
         Ok(pixels.broadcast_sub(&mean)?.broadcast_div(&std)?)
     }
 
-    /// Text features of unit length, `[1, projection]`.
-    pub fn text_features(&self, ids: &[u32]) -> Result<Tensor> {
+    /// Picture features as the projection gives them, not of unit length, `[n, projection]`. Pictures are cropped around
+    /// their center and scaled by what a gradient goes through: means of whole blocks of pixels, then linear interpolation.
+    /// Values outside of 0..1 count as the nearest inside.
+    pub fn picture_projection(&self, picture: &Picture) -> Result<Tensor> {
+        let side = self.vision.side();
+        let (h, w) = (picture.height(), picture.width());
+        let square = h.min(w);
+        let x = picture.tensor().narrow(2, (h - square) / 2, square)?.narrow(3, (w - square) / 2, square)?;
+        let block = square / side;
+        let x = match block {
+            0 | 1 => x,
+            _ => pool(&x, Pooling::Mean, Window { size: block, stride: block, padding: 0 })?,
+        };
+        let x = if x.dims()[3] == side { x.contiguous()? } else { resize_bilinear(&x, side, side)? };
+        let x = x.clamp(0f32, 1f32)?;
+        self.vision.forward(&self.normalize(&x)?, &mut Hooks::none())
+    }
+
+    /// Text features as the projection gives them, `[1, projection]`.
+    pub fn text_projection(&self, ids: &[u32]) -> Result<Tensor> {
         let states = self.text.forward(ids, &mut Hooks::none())?;
         let at = self.text.pooled_position(ids);
-        unit(&self.text_projection.forward(&states.narrow(1, at, 1)?.squeeze(1)?.contiguous()?)?)
+        self.text_projection.forward(&states.narrow(1, at, 1)?.squeeze(1)?.contiguous()?)
+    }
+
+    /// Text features of unit length, `[1, projection]`.
+    pub fn text_features(&self, ids: &[u32]) -> Result<Tensor> {
+        unit(&self.text_projection(ids)?)
     }
 }
 

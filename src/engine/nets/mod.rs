@@ -13,3 +13,4 @@ pub mod layers;
 pub mod mlp;
 pub mod unet;
 pub mod vae;
+pub mod vgg;

@@ -239,6 +239,25 @@ impl Vae {
         Ok(mean.affine(self.config.scaling, -self.config.shift * self.config.scaling)?)
     }
 
+    /// What the encoder sees in pictures `[n, 3, h, w]` in -1..1: the activations after each of its levels, before their
+    /// size is halved, the finest first. Errors: a picture that does not fit.
+    pub fn encoder_levels(&self, x: &Tensor, hooks: &mut Hooks) -> Result<Vec<Tensor>> {
+        let e = &self.encoder;
+        let mut x = e.conv_in.forward(x)?;
+        let mut all = Vec::with_capacity(e.levels.len());
+        for level in &e.levels {
+            hooks.check_cancel("perceptual")?;
+            for resnet in &level.resnets {
+                x = resnet.forward(&x)?;
+            }
+            all.push(x.clone());
+            if let Some(conv) = &level.sampler {
+                x = conv.forward(&x)?;
+            }
+        }
+        Ok(all)
+    }
+
     /// Pictures `[n, 3, h * factor, w * factor]`, nominally in -1..1, from scaled latents `[n, c, h, w]`.
     pub fn decode(&self, z: &Tensor, hooks: &mut Hooks) -> Result<Tensor> {
         let c = z.dims4()?.1;

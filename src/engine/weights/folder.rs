@@ -144,7 +144,7 @@ impl Folder {
         })
     }
 
-    fn tensors(&self, file: &str) -> Result<TensorFile> {
+    pub(super) fn tensors(&self, file: &str) -> Result<TensorFile> {
         match self {
             Folder::Disk(path) => TensorFile::open(&path.join(file)),
             Folder::Embedded(_) => match self.embedded(file) {

@@ -6,6 +6,7 @@ pub mod embedding;
 pub mod folder;
 pub mod locate;
 pub mod lora;
+pub mod lora_file;
 pub mod model;
 pub mod pictures;
 mod prompts;

@@ -1,5 +1,8 @@
 //! [`Model`]: a diffusers folder, loaded: text encoder, UNet, VAE, schedule; and the calls that scripts make on it.
 
+mod adapt;
+mod look;
+
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
@@ -163,6 +166,14 @@ impl Model {
             work: Arc::default(),
             identity: Arc::new(()),
         })))
+    }
+
+    /// The same model under another name, for a value that nobody else holds yet.
+    pub(super) fn named(self, name: &str) -> Model {
+        match Arc::try_unwrap(self.0) {
+            Ok(parts) => Model(Arc::new(Parts { name: name.to_string(), ..parts })),
+            Err(shared) => Model(shared),
+        }
     }
 
     /// The same model with other networks in the place of those that are given.

@@ -20,6 +20,7 @@ use crate::engine::nets::hooks::{Site, SiteKind};
 use crate::engine::observe::Event;
 use crate::engine::ops;
 use crate::engine::weights::embedding::Embedding;
+use crate::engine::weights::lora_file::Lora;
 use crate::engine::weights::model::{LoadOptions, Model};
 use crate::script::args::{Either, Opts};
 use crate::script::host::Host;
@@ -64,7 +65,7 @@ impl Handle for Model {
     }
 }
 
-fn load(host: &Host, spec: &str) -> Result<Model> {
+pub(super) fn load(host: &Host, spec: &str) -> Result<Model> {
     if let Some(loaded) = host.models.0.borrow().as_ref().filter(|l| l.spec == spec) {
         return Ok(loaded.model.clone());
     }
@@ -74,6 +75,11 @@ fn load(host: &Host, spec: &str) -> Result<Model> {
     let outside = path.is_absolute() || path.components().any(|c| c == Component::ParentDir);
     if spec != settings.model && (outside || path.exists()) {
         host.policy.borrow().readable_tree("load", path)?;
+    }
+    // A LoRA file is a change of a model: of the one in whose folder it lies, or of the one of --model.
+    if let Some(lora) = Lora::find(spec)? {
+        let base = load(host, lora.base().unwrap_or(&settings.model))?;
+        return base.with_lora(&lora, spec, 1.0);
     }
     let (device, mut line) = device::open(&settings.device)?;
     let dtype = match settings.dtype.as_str() {
@@ -247,7 +253,8 @@ pub fn register(r: &mut Registry) {
     r.def(
         "load(name)",
         "Loads a model: `emoji` (the embedded one), a diffusers folder, or a name in the Hugging Face cache. Without a name, \
-         the one of --model. Loading the same model again costs nothing.",
+         the one of --model. Loading the same model again costs nothing. A LoRA file, or a folder with one, gives the model \
+         in whose folder it lies (else the one of --model) with the LoRA merged in: `emoji/expert-ink`.",
     )
     .example("let m = load(\"emoji\");\nm.name // => \"emoji\"")
     .example("load(\"emojy\") // error: emojy")

@@ -77,6 +77,80 @@ fn as_csv(rows: &[Map], columns: Option<Vec<String>>) -> Result<String> {
     Ok(std::iter::once(&heads).chain(&lines).map(line).collect())
 }
 
+/// Bytes of a table's file, at most.
+const MOST_BYTES: u64 = 16 << 20;
+
+/// Lines of comma-separated values, quotes undone. Errors: a quote that is not closed, too many lines.
+fn split(text: &str, name: &str) -> Result<Vec<Vec<String>>> {
+    let mut lines: Vec<Vec<String>> = Vec::new();
+    let (mut line, mut cell, mut quoted) = (Vec::new(), String::new(), false);
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        match c {
+            '"' if quoted && rest.peek() == Some(&'"') => {
+                cell.push('"');
+                rest.next();
+            }
+            '"' => quoted = !quoted,
+            ',' if !quoted => line.push(std::mem::take(&mut cell)),
+            '\r' if !quoted => {}
+            '\n' if !quoted => {
+                line.push(std::mem::take(&mut cell));
+                lines.push(std::mem::take(&mut line));
+            }
+            c => cell.push(c),
+        }
+        if lines.len() > MOST || line.len() > MOST {
+            return Err(Error::value(
+                "read_table",
+                format!("{name}: a table has at most {MOST} rows and columns"),
+            ));
+        }
+    }
+    if quoted {
+        return Err(Error::value("read_table", format!("{name}: a quote is not closed")));
+    }
+    if !cell.is_empty() || !line.is_empty() {
+        line.push(cell);
+        lines.push(line);
+    }
+    lines.retain(|l| l.iter().any(|c| !c.is_empty()));
+    Ok(lines)
+}
+
+/// Rows of a file that `save_table` wrote; what reads as a number is one. Errors: no text, rows of another length.
+fn from_csv(bytes: &[u8], name: &str) -> Result<Vec<Map>> {
+    let text = std::str::from_utf8(bytes).map_err(|_| {
+        Error::value("read_table", format!("{name}: this is no text"))
+            .expected("comma-separated values, as save_table writes them")
+    })?;
+    let mut lines = split(text, name)?.into_iter();
+    let heads = lines.next().unwrap_or_default();
+    if heads.is_empty() {
+        return Err(Error::value("read_table", format!("{name}: the file is empty"))
+            .expected("a line of names, then rows"));
+    }
+    let value = |cell: String| match (cell.parse::<i64>(), cell.parse::<f64>()) {
+        (Ok(n), _) => Dynamic::from(n),
+        (_, Ok(x)) => Dynamic::from(x),
+        _ => Dynamic::from(cell),
+    };
+    lines
+        .enumerate()
+        .map(|(i, cells)| {
+            if cells.len() != heads.len() {
+                return Err(Error::value(
+                    "read_table",
+                    format!("{name}: row {} has another number of values than the head", i + 1),
+                )
+                .expected(heads.len().to_string())
+                .got(cells.len().to_string()));
+            }
+            Ok(heads.iter().map(|h| h.as_str().into()).zip(cells.into_iter().map(value)).collect())
+        })
+        .collect()
+}
+
 /// Binds them.
 pub fn register(r: &mut Registry) {
     const ROWS: &str = "let rows = [#{ nu: 0.5, word: \"a cat\" }, #{ nu: 1.0, word: \"a dog\" }];\n";
@@ -104,5 +178,18 @@ pub fn register(r: &mut Registry) {
         let saved = host.policy.borrow().write_new("save_table", Path::new(&name), text.as_bytes())?;
         host.note_saved(&saved);
         Ok::<_, Error>(saved.display().to_string())
+    });
+    let host = r.host();
+    r.def(
+        "read_table(path)",
+        "Rows of a file of comma-separated values, as `save_table` writes them: a list of maps. What reads as a number is one.",
+    )
+    .example(&format!("{ROWS}read_table(save_table(rows, \"read\"))[1].nu // => 1.0"))
+    .example("read_table(\"none.csv\") // error: none.csv")
+    .see(&["save_table", "table"])
+    .work()
+    .bind(move |path: String| {
+        let bytes = host.policy.borrow().read("read_table", Path::new(&path), MOST_BYTES)?;
+        from_csv(&bytes, &path)
     });
 }

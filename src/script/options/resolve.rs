@@ -200,8 +200,12 @@ fn size(value: Val, wrong: &dyn Fn(&Val) -> Report) -> Result<Val, Report> {
 }
 
 /// A string that names a file must name one that is there: it is never taken for a prompt.
+/// Options that name a model, which `load` looks for: a folder, a file, or a name with a / in it that is neither.
+const MODELS: [&str; 2] = ["model", "expert"];
+
 fn check_file(recipe: &str, spec: &Spec, value: &Val, shipped: &dyn Fn(&str) -> bool) -> Result<(), Report> {
-    let Some(text) = value.text().filter(|t| is_file_like(t)) else { return Ok(()) };
+    let named = value.text().filter(|t| is_file_like(t) && !MODELS.contains(&spec.name.as_str()));
+    let Some(text) = named else { return Ok(()) };
     if Path::new(text).exists() || shipped(text) {
         return Ok(());
     }

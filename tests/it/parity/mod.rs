@@ -12,6 +12,7 @@ mod schedules;
 mod tiny;
 mod tokens;
 mod tune;
+mod vgg;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};

@@ -1,0 +1,113 @@
+//! What networks see in pictures, with gradients: features for perceptual losses and for directions in CLIP's space.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::DType;
+
+use super::tensor::Tensor;
+use crate::engine::error::{Error, Kind, Result};
+use crate::engine::image::Picture;
+use crate::engine::nets::vgg::Vgg16;
+use crate::engine::weights::Weights;
+use crate::engine::weights::model::Model;
+use crate::engine::weights::read::TensorFile;
+use crate::script::args::Either;
+use crate::script::host::Host;
+use crate::script::registry::Registry;
+use crate::script::types::Handle;
+
+/// Whose features.
+#[derive(Clone, Debug)]
+pub enum Perceptual {
+    /// Those of a model's own autoencoder.
+    Encoder(Model),
+    /// VGG16's, from the user's weights.
+    Vgg(Arc<Vgg16>),
+}
+
+impl Handle for Perceptual {
+    const NAME: &'static str = "Perceptual";
+
+    fn detail(&self) -> String {
+        match self {
+            Perceptual::Encoder(m) => format!("the encoder of {}", m.name()),
+            Perceptual::Vgg(_) => "VGG16".into(),
+        }
+    }
+}
+
+/// Bytes of a file of weights, at most: VGG16 with its classifier has 554 MB.
+const MOST: u64 = 4 << 30;
+
+fn vgg(host: &Host, name: &str) -> Result<Perceptual> {
+    let path = Path::new(name);
+    let real = host.policy.borrow().readable("perceptual", path)?;
+    if path.is_dir() || !name.to_lowercase().ends_with(".safetensors") {
+        return Err(Error::new(Kind::File, "perceptual", format!("{name}: this is no file of weights"))
+            .expected("torchvision's VGG16 as .safetensors")
+            .hint("in Python: safetensors.torch.save_file(torchvision.models.vgg16(weights=\"DEFAULT\").state_dict(), \"vgg16.safetensors\")"));
+    }
+    let size = std::fs::metadata(&real).map_err(|e| Error::file("perceptual", path, e))?.len();
+    if size > MOST {
+        return Err(Error::file("perceptual", path, format!("the file has {size} bytes")));
+    }
+    host.reserve("perceptual", size.saturating_mul(2))?;
+    let weights = Weights::load(&[TensorFile::open(&real)?], DType::F32, &candle_core::Device::Cpu)?;
+    Ok(Perceptual::Vgg(Arc::new(Vgg16::new(&weights.scope())?)))
+}
+
+fn features(p: &Perceptual, picture: &Picture) -> Result<Vec<Tensor>> {
+    let all = match p {
+        Perceptual::Encoder(m) => m.encoder_levels(picture)?,
+        Perceptual::Vgg(net) => net.forward(&picture.tensor().to_dtype(DType::F32)?)?,
+    };
+    Ok(all.into_iter().map(Tensor).collect())
+}
+
+/// Binds them.
+pub fn register(r: &mut Registry) {
+    r.group("Features", "What networks see in pictures, with gradients: for losses.");
+    let host = r.host();
+    r.def(
+        "perceptual(what)",
+        "A network whose activations tell how alike pictures look: the encoder of a model's own autoencoder, or VGG16 from a \
+         file of your own (.safetensors in torchvision's names).",
+    )
+    .example("perceptual(load(\"emoji\")) // => Perceptual the encoder of emoji")
+    .example("perceptual(\"vgg16.safetensors\") // error: vgg16.safetensors")
+    .see(&["features", "clip"])
+    .work()
+    .bind(move |what: Either<Model, String>| match what {
+        Either::Left(m) => Ok(Perceptual::Encoder(m)),
+        Either::Right(name) => vgg(&host, &name),
+    });
+    r.def(
+        "p.features(picture)",
+        "The activations, finest first, as Tensors [n, channels, height, width], with a gradient: of a model's encoder after each \
+         of its levels; of VGG16 after relu1_2, relu2_2, relu3_3 and relu4_3, pictures scaled to 224 pixels.",
+    )
+    .example("perceptual(load(\"emoji\")).features(open(\"dog-flat.png\")).len() // => 3")
+    .see(&["perceptual"])
+    .work()
+    .bind(|p: Perceptual, picture: Picture| features(&p, &picture));
+    r.def(
+        "m.clip(what)",
+        "The features of a picture or a text in the joint space of the CLIP beside the model, [n, d], not scaled to unit length, \
+         with a gradient: differences of them are directions.",
+    )
+    .example("load(\"emoji\").clip(\"a dog\").shape // => [1, 128]")
+    .example(
+        "let m = load(\"emoji\");\nlet z = m.encode(open(\"dog-flat.png\"));\n\
+         grad(z, |z| sum(m.clip(m.decode(z)) * m.clip(\"a cat\"))).grad.shape // => [1, 4, 16, 16]",
+    )
+    .see(&["similarity", "perceptual"])
+    .work()
+    .bind(|m: Model, what: Either<String, Picture>| {
+        let features = match &what {
+            Either::Left(words) => m.text_projection(words)?,
+            Either::Right(picture) => m.picture_projection(picture)?,
+        };
+        Ok::<_, Error>(Tensor(features.to_dtype(DType::F32)?))
+    });
+}
