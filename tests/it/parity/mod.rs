@@ -4,8 +4,8 @@
 mod chains;
 mod embedded;
 mod full_size;
-mod helpers;
 mod guidance;
+mod helpers;
 mod noise;
 mod samplers;
 mod schedules;
