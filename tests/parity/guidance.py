@@ -1,12 +1,9 @@
 """Fixtures of guidance by a predictor: a perceptron with batch normalization in both modes, and the gradient of the guidance
 loss by the latent through predictor and UNet. Writes tests/data/parity/guidance.safetensors.
-
-    python tests/parity/guidance.py
 """
 
 import math
 import os
-import sys
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -103,9 +100,9 @@ def guidance(out):
     out.update({"guide.z": z.detach(), "guide.states": states, "guide.target": target, "guide.loss": loss.detach().reshape(1), "guide.grad": z.grad})
 
 
-if __name__ == "__main__":
+def generate():
     out = {}
     perceptron(out)
     guidance(out)
     save_file({k: v.contiguous() for k, v in out.items()}, OUT, metadata={"tolerance": "1e-5", "tolerance_guide": "1e-3"})
-    print(OUT, os.path.getsize(OUT), file=sys.stderr)
+    return os.path.getsize(OUT)
