@@ -642,6 +642,11 @@ impl Model {
         clip.text_features(&ids)
     }
 
+    /// Whether a CLIP lies beside the model, for [`Model::picture_features`].
+    pub fn has_clip(&self) -> bool {
+        self.0.folder.sub("clip").has("config.json")
+    }
+
     fn clip(&self) -> Result<&ClipPair> {
         if self.0.clip.get().is_none() {
             let folder = self.0.folder.sub("clip");

@@ -420,6 +420,10 @@ pub fn register(r: &mut Registry) {
     r.prop("m.name", "What it was loaded by.")
         .example("load(\"emoji\").name // => \"emoji\"")
         .bind(|m: Model| m.name().to_string());
+    r.prop("m.has_clip", "Whether a CLIP lies beside the model, which `similarity` and `clip` need.")
+        .example("load(\"emoji\").has_clip // => true")
+        .see(&["similarity"])
+        .bind(|m: Model| m.has_clip());
     r.prop("m.size", "The side of the pictures that it was trained on, in pixels.")
         .example("load(\"emoji\").size // => 64")
         .bind(|m: Model| m.size());

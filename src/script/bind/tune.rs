@@ -335,6 +335,8 @@ fn measure(
         .collect::<Result<_>>()?;
     let values: Vec<candle_core::Tensor> = leaves.iter().map(|(_, v)| v.clone()).collect();
     let model = with_values(m, part, state.names(), &values)?;
+    // What the model of this step holds is none of the script's own values.
+    host.worked();
     let form = "two: |m, i| ...";
     let result = loss
         .call_within_context::<Dynamic>(cx, (model, state.step() as i64))
