@@ -2,6 +2,7 @@
 
 mod answer;
 pub mod graphics;
+pub mod keys;
 pub mod probe;
 pub mod signals;
 pub mod style;

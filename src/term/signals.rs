@@ -1,7 +1,7 @@
 //! Signals, on a thread of their own.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGWINCH};
 use signal_hook::iterator::Signals;
@@ -30,33 +30,24 @@ pub fn ignores_hangup() -> bool {
     mask >> (SIGHUP - 1) & 1 == 1
 }
 
-/// Says whether Ctrl-Z simply stops the process. While a [`tty::Quiet`] guard lives the modes have to be brought back
-/// first; the line editor does that by itself.
-#[derive(Clone, Debug)]
-pub struct Suspension(Arc<AtomicBool>);
-
-impl Suspension {
-    /// `simple`: stop at once.
-    pub fn set(&self, simple: bool) {
-        self.0.store(simple, Ordering::SeqCst);
-    }
-}
-
 /// Calls `handler` for every signal, on a thread that lives as long as the process.
 /// Errors: the system refuses a handler or the thread.
-pub fn install(handler: impl Fn(Signal) + Send + 'static) -> std::io::Result<Suspension> {
-    let simple = Arc::new(AtomicBool::new(true));
+pub fn install(handler: impl Fn(Signal) + Send + 'static) -> std::io::Result<()> {
+    let simple = tty::stops_simply();
     signal_hook::flag::register_conditional_default(SIGTSTP, Arc::clone(&simple))?;
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGWINCH, SIGTSTP, SIGCONT])?;
-    let plain = Arc::clone(&simple);
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
             match signal {
                 SIGINT => handler(Signal::Interrupt),
                 SIGTERM => handler(Signal::Terminate),
                 SIGHUP => handler(Signal::Hangup),
-                SIGWINCH => handler(Signal::Resize),
-                SIGTSTP if !plain.load(Ordering::SeqCst) => {
+                SIGWINCH => {
+                    tty::redraw();
+                    handler(Signal::Resize);
+                }
+                // Under a guard: the terminal goes back to the shell as it was.
+                SIGTSTP if !simple.load(Ordering::SeqCst) => {
                     tty::restore();
                     let _ = signal_hook::low_level::emulate_default_handler(SIGTSTP);
                     tty::reenter();
@@ -66,5 +57,10 @@ pub fn install(handler: impl Fn(Signal) + Send + 'static) -> std::io::Result<Sus
             }
         }
     })?;
-    Ok(Suspension(simple))
+    Ok(())
+}
+
+/// Stops the process as Ctrl-Z does, from a view that gets it as a key. Returns when it goes on.
+pub fn suspend() {
+    let _ = signal_hook::low_level::raise(SIGTSTP);
 }

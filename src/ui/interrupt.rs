@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::engine::observe::Cancel;
-use crate::term::signals::{self, Signal, Suspension};
+use crate::term::signals::{self, Signal};
 use crate::term::tty;
 
 /// Interrupts further apart than this start counting anew.
@@ -22,7 +22,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub struct Interrupts {
     state: Arc<State>,
-    suspension: Suspension,
 }
 
 struct State {
@@ -52,8 +51,8 @@ impl Interrupts {
             start: Instant::now(),
         });
         let shared = Arc::clone(&state);
-        let suspension = signals::install(move |signal| shared.signal(signal))?;
-        Ok(Interrupts { state, suspension })
+        signals::install(move |signal| shared.signal(signal))?;
+        Ok(Interrupts { state })
     }
 
     /// Says that from now on Ctrl-C while nothing runs belongs to the prompt.
@@ -71,7 +70,6 @@ impl Interrupts {
         self.state.cancel.clear();
         self.state.count.store(0, Ordering::SeqCst);
         self.state.running.store(true, Ordering::SeqCst);
-        self.suspension.set(!tty::is_quiet());
         // A request to end that came just before must not get lost.
         if self.exit().is_some() {
             self.state.cancel.set();
@@ -81,7 +79,6 @@ impl Interrupts {
     /// Says that nothing runs any more.
     pub fn end(&self) {
         self.state.running.store(false, Ordering::SeqCst);
-        self.suspension.set(true);
         self.state.cancel.clear();
     }
 

@@ -12,6 +12,8 @@ mod guided;
 mod layers;
 mod levels;
 mod licences;
+#[cfg(target_os = "linux")]
+mod modes;
 mod parity;
 mod program;
 #[cfg(target_os = "linux")]
