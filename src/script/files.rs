@@ -8,6 +8,8 @@ use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::path::{Component, Path, PathBuf};
 
+use tempfile::NamedTempFile;
+
 use super::catalog::nearest;
 use super::host::Settings;
 use crate::engine::error::{Error, Result};
@@ -199,6 +201,26 @@ impl Policy {
     /// Writes `bytes` as a new file `NAME.EXT`, or `NAME-2.EXT`, ... : whole or not at all, over nothing.
     /// Returns the path as the user would type it. Errors: outside, no space, no permission.
     pub fn write_new(&self, op: &str, path: &Path, bytes: &[u8]) -> Result<PathBuf> {
+        let (real, mut file) = self.written(op, path, bytes)?;
+        for n in 1..NUMBERS {
+            let target = numbered(&real, n);
+            match file.persist_noclobber(&target) {
+                Ok(_) => return Ok(shown(&target)),
+                Err(e) if e.error.kind() == std::io::ErrorKind::AlreadyExists => file = e.file,
+                Err(e) => return Err(cannot_write(op, &target, &e.error)),
+            }
+        }
+        Err(Error::file(op, &real, "there are too many results of this name").hint("give another --out"))
+    }
+
+    /// Writes `bytes` in the place of a file that the same run wrote: whole or not at all. Errors: as [`Policy::write_new`].
+    pub fn write_again(&self, op: &str, path: &Path, bytes: &[u8]) -> Result<()> {
+        let (real, file) = self.written(op, path, bytes)?;
+        file.persist(&real).map(|_| ()).map_err(|e| cannot_write(op, &real, &e.error))
+    }
+
+    /// The real path that a file shall have, and its bytes under a passing name in the same folder.
+    fn written(&self, op: &str, path: &Path, bytes: &[u8]) -> Result<(PathBuf, NamedTempFile)> {
         let real = self.writable(op, path)?;
         let dir = real.parent().unwrap_or(Path::new(".")).to_path_buf();
         let mut file = builder().tempfile_in(&dir).map_err(|e| cannot_write(op, &real, &e))?;
@@ -209,15 +231,7 @@ impl Policy {
         if dir.canonicalize().ok().as_ref() != Some(&dir) {
             return Err(Error::file(op, path, "the folder was replaced while the file was being written"));
         }
-        for n in 1..NUMBERS {
-            let target = numbered(&real, n);
-            match file.persist_noclobber(&target) {
-                Ok(_) => return Ok(shown(&target)),
-                Err(e) if e.error.kind() == std::io::ErrorKind::AlreadyExists => file = e.file,
-                Err(e) => return Err(cannot_write(op, &target, &e.error)),
-            }
-        }
-        Err(Error::file(op, &real, "there are too many results of this name").hint("give another --out"))
+        Ok((real, file))
     }
 }
 

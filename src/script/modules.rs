@@ -32,6 +32,8 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("stats", include_str!("../../stdlib/stats.rhai")),
     ("train", include_str!("../../stdlib/train.rhai")),
     ("study", include_str!("../../stdlib/study.rhai")),
+    ("report", include_str!("../../stdlib/report.rhai")),
+    ("report_heat", include_str!("../../stdlib/report_heat.rhai")),
 ];
 
 /// The folder of the user's own modules.

@@ -33,6 +33,7 @@ pub const BUILT_IN: &[(&str, &str)] = &[
     ("disentangle", include_str!("../../scripts/disentangle.rhai")),
     ("prompt2prompt", include_str!("../../scripts/prompt2prompt.rhai")),
     ("invert", include_str!("../../scripts/invert.rhai")),
+    ("report", include_str!("../../scripts/report.rhai")),
 ];
 
 /// Names of the built-in recipes.

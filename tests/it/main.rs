@@ -19,6 +19,7 @@ mod program;
 #[cfg(target_os = "linux")]
 mod prompt;
 mod recipes;
+mod report;
 mod script;
 mod signals;
 mod snapshots;

@@ -1,13 +1,17 @@
 //! Options, ranges, and what every script needs.
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use rhai::Map;
 
 use crate::engine::error::{Error, Result};
+use crate::engine::weights::model::Model;
 use crate::script::args::check_options;
+use crate::script::catalog::nearest;
 use crate::script::errors;
 use crate::script::options::{self, Column, Opt, Options, Spec, Val, common};
+use crate::script::recipes;
 use crate::script::registry::Registry;
 use crate::script::types::{self, Handle};
 
@@ -34,6 +38,7 @@ pub fn register(r: &mut Registry) {
         "Options",
         "The parameters of a recipe: declared once, read by help, checks and the command line.",
     );
+    let began = Instant::now();
     let host = r.host();
     r.def(
         "options(args, spec, examples)",
@@ -75,6 +80,32 @@ pub fn register(r: &mut Registry) {
         all.extend(given);
         Ok::<_, Error>(all)
     });
+    let host = r.host();
+    r.def(
+        "command(o)",
+        "The command line that runs a recipe with these options again: what was given, quoted for a shell. What was left to \
+         a default is not named.",
+    )
+    .example("command(options(#{ seed: 7 }, #{})).ends_with(\" seed=7\") // => true")
+    .see(&["options", "finish"])
+    .bind(move |o: Options| o.0.command(&host.settings().out));
+    r.def(
+        "m.settings(recipe)",
+        "The options of a built-in recipe as this model has them: its measured defaults, else the paper's. What a study of \
+         several recipes runs each of them with.",
+    )
+    .example("load(\"emoji\").settings(\"imagic\").embed_steps // => 200")
+    .example("load(\"emoji\").settings(\"imagick\") // error: did you mean imagic?")
+    .see(&["options", "defaults"])
+    .bind(|m: Model, recipe: String| settings(&m, &recipe));
+    r.def(
+        "clock()",
+        "Seconds on a clock that only goes forward, from when the session began: the difference of two says how long \
+         something took.",
+    )
+    .example("let began = clock();\nclock() - began < 60.0 // => true")
+    .see(&["print"])
+    .bind(move || began.elapsed().as_secs_f64());
     r.op("..", "A range of numbers: the limits of an option. Both ends belong to it.")
         .example("0.0..1.0 // => Span 0.0..1.0")
         .see(&["opt"])
@@ -103,6 +134,27 @@ fn opt(default: &rhai::Dynamic, limits: Option<rhai::Dynamic>, doc: Option<Strin
         opt.choices = list.iter().filter_map(|v| v.text().map(str::to_string)).collect();
     }
     Ok(opt)
+}
+
+/// The options of a built-in recipe with the values that they have for a model. Errors: there is no such recipe.
+fn settings(m: &Model, name: &str) -> Result<Map> {
+    // A recipe of the user's is a file, and files are read through the policy alone.
+    if !recipes::names().contains(&name) {
+        let error = Error::missing("settings", format!("there is no built-in recipe {name}"))
+            .expected(recipes::names().join(" "));
+        return Err(match nearest(name, recipes::names()) {
+            Some(near) => error.hint(format!("did you mean {near}?")),
+            None => error,
+        });
+    }
+    let recipe = recipes::find(name).map_err(|report| errors::to_engine("settings", report))?;
+    let column = m.defaults().map(|defaults| Column::of(defaults, name));
+    let value = |spec: &Spec| match (&spec.default, column.as_ref().and_then(|c| c.get(&spec.name))) {
+        (Val::Float(_), Some(Val::Int(i))) => Val::Float(*i as f64),
+        (_, Some(measured)) => measured.clone(),
+        (default, None) => default.clone(),
+    };
+    Ok(recipe.specs.iter().map(|spec| (spec.name.as_str().into(), value(spec).to_dynamic())).collect())
 }
 
 /// At the prompt: the options from the values themselves.

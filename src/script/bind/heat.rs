@@ -10,17 +10,23 @@ use crate::engine::latent::Latent;
 use crate::engine::nets::attention_edit::{Attention, RecordOptions};
 use crate::engine::observe::Event;
 use crate::engine::trajectory::Trajectory;
-use crate::engine::weights::model::PredictOptions;
+use crate::engine::weights::model::{Model, PredictOptions};
 use crate::script::args::Opts;
 use crate::script::host::Host;
 use crate::script::registry::Registry;
+
+/// Where a word's heat lies on its object, as measured on this model; empty: nothing was measured, so everywhere.
+fn sites(m: &Model) -> Vec<String> {
+    let measured = m.defaults().and_then(|d| d.option("heat", "sites")?.as_array().cloned());
+    measured.unwrap_or_default().iter().filter_map(|v| v.as_str().map(str::to_string)).collect()
+}
 
 /// Heat of a word over all steps of the run whose prompt holds it.
 fn heat(host: &Host, tr: &Trajectory, word: &str, o: &Opts) -> Result<Picture> {
     let m = tr.model();
     let (w, h) = size("heat", o.get::<Dynamic>("size")?.as_ref())?.unwrap_or((m.size(), m.size()));
     let steps = tr.last().i() - tr.first();
-    let given: Vec<String> = o.or("sites", Vec::new())?;
+    let given: Vec<String> = o.or("sites", sites(m))?;
     m.known_sites(given.iter())?;
     let options = RecordOptions { sites: given, ..RecordOptions::default() };
     let mut pictures = Vec::new();
@@ -60,10 +66,18 @@ pub fn register(r: &mut Registry) {
          is made once more, so any run can be asked.",
     )
     .option("size", "pixels|[w, h]", "of the picture; the model's own")
-    .option("sites", "[string]", "site names of `m.sites()`, or the beginnings of their paths; everywhere if not said")
+    .option("sites", "[string]", "site names of `m.sites()`, or the beginnings of their paths; `m.heat_sites` if not said")
     .example("load(\"emoji\").sample(\"a dog in the snow\", #{ steps: 4 }).heat(\"dog\") // => Image 64x64")
     .example("load(\"emoji\").sample(\"a dog\", #{ steps: 2 }).heat(\"cat\") // error: not a word of the prompt")
     .see(&["sample", "record", "heat"])
     .work()
     .bind(move |tr: Trajectory, word: String, o: Opts| heat(&host, &tr, &word, &o));
+    r.prop(
+        "m.heat_sites",
+        "Where a word's heat lies on its object, as measured on this model (`heat` in its scumble.json): names of sites for `record`. \
+         Empty where nothing was measured, which means everywhere.",
+    )
+    .example("load(\"emoji\").heat_sites.len() // => 3")
+    .see(&["heat", "record"])
+    .bind(|m: Model| sites(&m));
 }

@@ -1,10 +1,12 @@
-//! Tables: rows of numbers and words as text, and as files.
+//! Tables: rows of numbers and words as text, and as files; texts as files.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rhai::{Dynamic, Map};
 
 use crate::engine::error::{Error, Result};
+use crate::script::args::Opts;
+use crate::script::host::Host;
 use crate::script::registry::Registry;
 use crate::script::types;
 
@@ -151,10 +153,44 @@ fn from_csv(bytes: &[u8], name: &str) -> Result<Vec<Map>> {
         .collect()
 }
 
+/// Endings of what `save_text` writes: nothing that a system would run.
+const TEXTS: [&str; 3] = ["md", "txt", "json"];
+
+fn save_text(host: &Host, text: &str, path: &str, replace: bool) -> Result<String> {
+    const OP: &str = "save_text";
+    let named = match Path::new(path).extension() {
+        None => PathBuf::from(format!("{path}.txt")),
+        Some(ext) if TEXTS.iter().any(|t| ext.eq_ignore_ascii_case(t)) => PathBuf::from(path),
+        Some(_) => {
+            return Err(Error::value(OP, "this is no name for a text")
+                .expected("a name that ends in .md, .txt or .json, or has no ending")
+                .got(path.to_string()));
+        }
+    };
+    let bytes = text.as_bytes();
+    if !replace {
+        host.may_save(OP, bytes.len() as u64)?;
+        let saved = host.policy.borrow().write_new(OP, &named, bytes)?;
+        host.note_saved(&saved);
+        return Ok(saved.display().to_string());
+    }
+    if !host.saved.borrow().contains(&named) {
+        return Err(Error::value(
+            OP,
+            "only what this run wrote itself is replaced, and this run has not written it",
+        )
+        .expected("a path that save_text returned")
+        .got(path.to_string())
+        .hint("save_text(text, path) writes a new file"));
+    }
+    host.policy.borrow().write_again(OP, &named, bytes)?;
+    Ok(path.to_string())
+}
+
 /// Binds them.
 pub fn register(r: &mut Registry) {
     const ROWS: &str = "let rows = [#{ nu: 0.5, word: \"a cat\" }, #{ nu: 1.0, word: \"a dog\" }];\n";
-    r.group("Tables", "Results as rows: a list of maps with the same keys.");
+    r.group("Tables", "Results as rows: a list of maps with the same keys. Texts.");
     r.def(
         "table(rows, columns)",
         "Rows as text, a line each, with aligned columns: for `print`. `columns` names the keys and their order; without it \
@@ -179,6 +215,19 @@ pub fn register(r: &mut Registry) {
         host.note_saved(&saved);
         Ok::<_, Error>(saved.display().to_string())
     });
+    let host = r.host();
+    r.def(
+        "save_text(text, path)",
+        "Saves words below --out as they are (.md, .txt, .json; .txt if the name has no ending). Nothing is overwritten: NAME.md, then \
+         NAME-2.md. Returns the path.",
+    )
+    .option("replace", "bool", "the path is one that an earlier `save_text` of this run returned: the file is written anew, whole or not at all")
+    .example("save_text(\"# Results\", \"results.md\").ends_with(\".md\") // => true")
+    .example("save_text(\"x\", \"x.sh\") // error: .md, .txt or .json")
+    .example("save_text(\"x\", \"x.md\", #{ replace: true }) // error: this run has not written it")
+    .see(&["save", "save_table"])
+    .work()
+    .bind(move |text: String, path: String, o: Opts| save_text(&host, &text, &path, o.or("replace", false)?));
     let host = r.host();
     r.def(
         "read_table(path)",

@@ -14,8 +14,10 @@ pub use read::Recipe;
 pub use resolve::{Column, resolve};
 pub use value::Val;
 
+use std::path::Path;
 use std::rc::Rc;
 
+use super::host::Settings;
 use super::types::Handle;
 use crate::engine::diffusion::sampler::Sampler;
 
@@ -117,6 +119,8 @@ pub struct Resolved {
     pub model: String,
     /// Name and value, in the order of the recipe.
     pub values: Vec<(String, Val)>,
+    /// The options that were given, not left to a default.
+    pub given: Vec<String>,
 }
 
 impl Resolved {
@@ -129,6 +133,33 @@ impl Resolved {
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.values.iter().map(|(n, _)| n.as_str()).chain(["model"])
     }
+
+    /// The command line that runs the recipe with these values, results below `out`: those that were given, quoted for a
+    /// shell.
+    pub fn command(&self, out: &Path) -> String {
+        let usual = Settings::default();
+        let mut words = vec!["scumble".to_string(), "run".to_string(), quoted(&self.recipe)];
+        if self.model != usual.model {
+            words.extend(["--model".to_string(), quoted(&self.model)]);
+        }
+        if out != usual.out {
+            words.extend(["--out".to_string(), quoted(&out.to_string_lossy())]);
+        }
+        let given = self.values.iter().filter(|(name, _)| self.given.contains(name));
+        words.extend(given.map(|(name, value)| {
+            let text = value.text().map_or_else(|| value.to_string(), str::to_string);
+            format!("{name}={}", quoted(&text))
+        }));
+        words.join(" ")
+    }
+}
+
+/// A word as a shell reads it: in quotes where it holds more than letters, digits and what is harmless between them.
+fn quoted(word: &str) -> String {
+    if !word.is_empty() && word.chars().all(|c| c.is_alphanumeric() || "-_./,:@=+".contains(c)) {
+        return word.to_string();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 /// What `options(...)` returns to the script.

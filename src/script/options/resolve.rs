@@ -25,7 +25,11 @@ pub struct Column {
 impl Column {
     /// The column of the model that `spec` names; `None` if nothing was measured on it.
     pub fn of_model(spec: &str, recipe: &str) -> Option<Column> {
-        let defaults = Defaults::for_model(spec).ok().flatten()?;
+        Some(Column::of(&Defaults::for_model(spec).ok().flatten()?, recipe))
+    }
+
+    /// The column of measured defaults, for one recipe.
+    pub fn of(defaults: &Defaults, recipe: &str) -> Column {
         let mut values: Vec<(String, Val)> = Vec::new();
         for part in [recipe, "common"] {
             for (name, value) in defaults.recipes.get(part).into_iter().flatten() {
@@ -38,7 +42,7 @@ impl Column {
             set.iter().map(|(k, v)| (k.clone(), Val::from_json(v))).collect()
         };
         let examples = defaults.examples.get(recipe).into_iter().flatten().map(fields).collect();
-        Some(Column { name: defaults.column.clone(), values, examples })
+        Column { name: defaults.column.clone(), values, examples }
     }
 
     /// The value for an option.
@@ -86,7 +90,8 @@ pub fn resolve(
         check_file(recipe, spec, &value, shipped)?;
         values.push((spec.name.clone(), value));
     }
-    Ok(Resolved { recipe: recipe.into(), model: model.into(), values })
+    let given = given.iter().map(|(name, _)| name.clone()).collect();
+    Ok(Resolved { recipe: recipe.into(), model: model.into(), values, given })
 }
 
 fn unknown(recipe: &str, name: &str, specs: &[Spec]) -> Report {
@@ -254,6 +259,14 @@ mod tests {
         assert_eq!(r.get("layout"), Some(&Val::Text("a corgi".into())));
         assert_eq!(r.get("nu"), Some(&Val::Float(0.8)));
         assert_eq!(r.get("cfg"), Some(&Val::Float(7.5)));
+    }
+
+    #[test]
+    fn the_command_names_what_was_given() {
+        let r = run(&[("steps", Val::Int(10)), ("layout", Val::Text("it's".into()))]).unwrap();
+        assert_eq!(r.command(Path::new("out")), r"scumble run mix layout='it'\''s' steps=10");
+        let r = Resolved { model: "a folder".into(), ..run(&[]).unwrap() };
+        assert_eq!(r.command(Path::new("docs")), "scumble run mix --model 'a folder' --out docs");
     }
 
     #[test]
