@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGWINCH};
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGWINCH, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use super::tty;
@@ -35,7 +35,8 @@ pub fn ignores_hangup() -> bool {
 pub fn install(handler: impl Fn(Signal) + Send + 'static) -> std::io::Result<()> {
     let simple = tty::stops_simply();
     signal_hook::flag::register_conditional_default(SIGTSTP, Arc::clone(&simple))?;
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGWINCH, SIGTSTP, SIGCONT])?;
+    // SIGXFSZ would end the process where a file may not grow (`ulimit -f`): handled, the write fails and is told.
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGWINCH, SIGTSTP, SIGCONT, SIGXFSZ])?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
             match signal {

@@ -6,6 +6,8 @@ mod blend;
 mod chain;
 mod cli;
 mod contract;
+#[cfg(target_os = "linux")]
+mod full_disk;
 mod fuzz;
 mod gradients;
 mod guided;

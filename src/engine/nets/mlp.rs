@@ -24,7 +24,7 @@ const MOST_WEIGHTS: usize = 1 << 28;
 const FORMAT: &str = "scumble mlp 1";
 
 /// Running means and variances of the hidden layers, in order.
-type Running = Vec<(Tensor, Tensor)>;
+pub type Running = Vec<(Tensor, Tensor)>;
 
 /// A perceptron. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -168,6 +168,40 @@ impl Mlp {
         &self.running
     }
 
+    /// The same by name, as they stand in its file: `0.norm.running_mean`, `0.norm.running_var`, ...
+    pub fn statistics(&self) -> Vec<(String, Tensor)> {
+        let each = self.running.iter().enumerate();
+        each.flat_map(|(i, (mean, var))| {
+            [(format!("{i}.norm.running_mean"), mean.clone()), (format!("{i}.norm.running_var"), var.clone())]
+        })
+        .collect()
+    }
+
+    /// The same network with other running values, in the order of [`Mlp::statistics`]. Errors: another number.
+    pub fn with_statistics(&self, values: &[(String, Tensor)]) -> Result<Self> {
+        if values.len() != 2 * self.running.len() {
+            return Err(Error::shape("mlp", "there must be a running mean and variance per hidden layer")
+                .expected((2 * self.running.len()).to_string())
+                .got(values.len().to_string()));
+        }
+        let pair = |pair: &[(String, Tensor)]| match pair {
+            [(_, mean), (_, var)] => Some((mean.clone(), var.clone())),
+            _ => None,
+        };
+        Ok(Mlp { running: values.chunks_exact(2).filter_map(pair).collect(), ..self.clone() })
+    }
+
+    /// Sixteen hexadecimal digits of all its values: FNV-1a over their bits.
+    pub fn fingerprint(&self) -> Result<String> {
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        for (_, t) in self.params.iter().chain(&self.statistics()) {
+            for v in t.flatten_all()?.to_vec1::<f32>()? {
+                hash = (hash ^ u64::from(v.to_bits())).wrapping_mul(0x0000_0100_0000_01b3);
+            }
+        }
+        Ok(format!("{hash:016x}"))
+    }
+
     /// Rows `[n, inputs]` → `[n, outputs]`, with gradients to rows and weights. Errors: another shape; in training a single row.
     pub fn run(&self, x: &Tensor) -> Result<Tensor> {
         let inputs = self.widths.first().copied().unwrap_or(0);
@@ -236,10 +270,7 @@ impl Mlp {
         for (name, t) in &self.params {
             all.push((name.clone(), if self.half { t.to_dtype(DType::F16)? } else { t.clone() }));
         }
-        for (i, (mean, var)) in self.running.iter().enumerate() {
-            all.push((format!("{i}.norm.running_mean"), mean.clone()));
-            all.push((format!("{i}.norm.running_var"), var.clone()));
-        }
+        all.extend(self.statistics());
         let mut about = self.about.clone();
         about.insert("format".into(), FORMAT.into());
         about.insert("widths".into(), serde_json::json!(self.widths).to_string());

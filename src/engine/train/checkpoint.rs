@@ -35,6 +35,7 @@ pub(super) fn encode(about: &About, state: &State) -> Result<Vec<u8>> {
     for (kind, moments) in state.optimizer().moments() {
         all.extend(state.names().iter().zip(moments).map(|(n, v)| (format!("{kind}.{n}"), v.clone())));
     }
+    all.extend(state.kept().iter().map(|(n, v)| (format!("kept.{n}"), v.clone())));
     all.push((LOSSES.into(), losses));
     write::encode(all.iter().map(|(n, t)| (n.as_str(), t)), &text)
 }
@@ -76,6 +77,8 @@ pub(super) fn read(op: &str, path: &Path, about: &About, fresh: &State) -> Resul
         0 => Vec::new(),
         _ => fresh.optimizer().moment_names().iter().map(|kind| all(kind)).collect::<Result<_>>()?,
     };
+    let kept = fresh.kept().iter().map(|(n, v)| Ok((n.clone(), tensor(&format!("kept.{n}"), v)?)));
+    let kept = kept.collect::<Result<_>>()?;
     let losses = match file.read(LOSSES, DType::F64, &Device::Cpu)? {
         Some(losses) => losses.flatten_all()?.to_vec1::<f64>()?,
         None => Vec::new(),
@@ -86,5 +89,5 @@ pub(super) fn read(op: &str, path: &Path, about: &About, fresh: &State) -> Resul
             .got(losses.len().to_string()));
     }
     let optimizer = fresh.optimizer().resumed(step, moments);
-    Ok(State { names: fresh.names().to_vec(), values, optimizer, losses })
+    Ok(State { names: fresh.names().to_vec(), values, optimizer, losses, kept })
 }

@@ -24,6 +24,7 @@ pub struct State {
     values: Vec<Tensor>,
     optimizer: Optimizer,
     losses: Vec<f64>,
+    kept: Vec<(String, Tensor)>,
 }
 
 impl State {
@@ -36,7 +37,17 @@ impl State {
             return Err(Error::value(op, "there must be values to train, each with a name of its own")
                 .got(format!("{} values, {} names", names.len(), distinct.len())));
         }
-        Ok(State { names, values, optimizer, losses: Vec::new() })
+        Ok(State { names, values, optimizer, losses: Vec::new(), kept: Vec::new() })
+    }
+
+    /// The same with values that no gradient changes, but every step may: running means.
+    pub fn keeping(self, kept: Vec<(String, Tensor)>) -> Self {
+        State { kept: kept.into_iter().map(|(n, v)| (n, v.detach())).collect(), ..self }
+    }
+
+    /// The values that no gradient changes, by name.
+    pub fn kept(&self) -> &[(String, Tensor)] {
+        &self.kept
     }
 
     /// Names of the values.
@@ -64,11 +75,15 @@ impl State {
         &self.optimizer
     }
 
-    fn next(&self, loss: f64, grads: &[Tensor]) -> Result<State> {
+    fn next(&self, loss: f64, grads: &[Tensor], kept: Option<Vec<Tensor>>) -> Result<State> {
         let (values, optimizer) = self.optimizer.step(&self.values, grads)?;
         let mut losses = self.losses.clone();
         losses.push(loss);
-        Ok(State { names: self.names.clone(), values, optimizer, losses })
+        let kept = match kept {
+            None => self.kept.clone(),
+            Some(new) => self.kept.iter().zip(new).map(|((n, _), v)| (n.clone(), v.detach())).collect(),
+        };
+        Ok(State { names: self.names.clone(), values, optimizer, losses, kept })
     }
 }
 
@@ -79,6 +94,8 @@ pub struct Measured {
     pub loss: f64,
     /// Its gradients, in the order of the values.
     pub grads: Vec<Tensor>,
+    /// What the state keeps from now on, in the order of [`State::kept`]; `None`: as before.
+    pub kept: Option<Vec<Tensor>>,
 }
 
 /// How to train.
@@ -153,7 +170,7 @@ impl Training {
                 }
             };
             let next = match self.checked(&state, measured) {
-                Ok((loss, grads)) => state.next(loss, &grads),
+                Ok(m) => state.next(m.loss, &m.grads, m.kept),
                 Err((e, is_loss)) => {
                     if is_loss && let Some(good) = before.take() {
                         state = good;
@@ -202,12 +219,8 @@ impl Training {
     }
 
     /// Loss and gradients, clipped. Errors, with whether it is the loss: no finite number.
-    fn checked(
-        &self,
-        state: &State,
-        measured: Measured,
-    ) -> std::result::Result<(f64, Vec<Tensor>), (Error, bool)> {
-        let Measured { loss, grads } = measured;
+    fn checked(&self, state: &State, measured: Measured) -> std::result::Result<Measured, (Error, bool)> {
+        let Measured { loss, grads, kept } = measured;
         let (op, step) = (self.op, state.step());
         if !loss.is_finite() {
             let error = Error::value(op, format!("the loss is no finite number any more, at step {step}"));
@@ -228,9 +241,9 @@ impl Training {
                 // As torch's clip_grad_norm_ has it.
                 let scale = most / (norm + 1e-6);
                 let scaled = grads.iter().map(|g| Ok(g.affine(scale, 0.0)?)).collect::<Result<_>>();
-                Ok((loss, scaled.map_err(|e| (e, false))?))
+                Ok(Measured { loss, grads: scaled.map_err(|e| (e, false))?, kept })
             }
-            None => Ok((loss, grads)),
+            None => Ok(Measured { loss, grads, kept }),
         }
     }
 

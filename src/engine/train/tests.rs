@@ -37,7 +37,7 @@ fn measure(state: &State) -> Result<Measured> {
         loss += f64::from(off.sqr()?.sum_all()?.to_scalar::<f32>()?);
         grads.push(off.affine(2.0, 0.0)?);
     }
-    Ok(Measured { loss, grads })
+    Ok(Measured { loss, grads, kept: None })
 }
 
 fn bits(state: &State) -> Vec<u32> {
@@ -136,6 +136,58 @@ fn foreign_and_broken_checkpoints_are_refused() {
     std::fs::write(&file, whole).unwrap();
     let state = State::new("test", shape, Optimizer::new("test", ADAM, 0.1).unwrap()).unwrap();
     assert!(t.begin(state, true).unwrap_err().to_string().contains("another shape"));
+}
+
+/// Wherever a checkpoint is cut, it is told, and the file is left to whoever wants to look at it.
+#[test]
+fn a_checkpoint_cut_anywhere_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("run.safetensors");
+    let t = training(Some(&file), 5, None);
+    run(&t, fresh(ADAM, 0.1));
+    let whole = std::fs::read(&file).unwrap();
+    for cut in 0..whole.len() {
+        std::fs::write(&file, &whole[..cut]).unwrap();
+        let error = t.begin(fresh(ADAM, 0.1), true).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("no whole checkpoint") && text.contains("run.safetensors"), "{cut}: {text}");
+        assert!(error.hint_text().is_some_and(|h| h.contains("another file")), "{cut}: {text}");
+        assert_eq!(std::fs::read(&file).unwrap(), whole[..cut], "{cut}");
+    }
+    std::fs::write(&file, &whole).unwrap();
+    assert_eq!(t.begin(fresh(ADAM, 0.1), true).unwrap().step(), 5);
+}
+
+#[test]
+fn what_no_gradient_changes_is_kept_with_the_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("run.safetensors");
+    let fresh = || fresh(ADAM, 0.1).keeping(vec![("mean".into(), tensor(&[0.0, 0.0]))]);
+    let steps = |t: &Training, state: State| {
+        t.run::<Error>(state, &Cancel::default(), &Silent, |state| {
+            let mut m = measure(state)?;
+            let mean = state.kept()[0].1.affine(0.9, state.step() as f64 * 0.1)?;
+            m.kept = Some(vec![mean]);
+            // A loss that is none: the state goes back, and what it keeps with it.
+            if state.step() == 6 && t.steps == 10 {
+                m.loss = f64::NAN;
+            }
+            Ok(m)
+        })
+        .state
+    };
+    let kept = |s: &State| s.kept()[0].1.to_vec1::<f32>().unwrap();
+    let whole = steps(&training(None, 8, None), fresh());
+    let first = training(Some(&file), 3, None);
+    steps(&first, first.begin(fresh(), false).unwrap());
+    let second = training(Some(&file), 8, None);
+    let resumed = steps(&second, second.begin(fresh(), true).unwrap());
+    assert_eq!((kept(&resumed), bits(&resumed)), (kept(&whole), bits(&whole)));
+    let five = steps(&training(None, 5, None), fresh());
+    assert_eq!(kept(&steps(&training(None, 10, None), fresh())), kept(&five));
+    // Another set of kept values is another run.
+    let other = super::tests::fresh(ADAM, 0.1).keeping(vec![("other".into(), tensor(&[0.0, 0.0]))]);
+    assert!(second.begin(other, true).unwrap_err().to_string().contains("kept.other is missing"));
 }
 
 fn write_other() -> Vec<u8> {

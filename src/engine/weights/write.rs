@@ -48,7 +48,14 @@ pub fn encode<'a>(
 /// whole until then. Errors: no space, no permission.
 pub fn replace(op: &str, path: &Path, bytes: &[u8]) -> Result<()> {
     let bad = |e: std::io::Error| {
-        Error::file(op, path, format!("cannot be written: {e}")).hint("is the disk full, or read-only?")
+        use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        Error::file(op, path, format!("cannot be written: {e}")).hint(match e.kind() {
+            StorageFull | QuotaExceeded => "the disk is full: make room; what stood there before is whole",
+            FileTooLarge => {
+                "files may not grow this large here (ulimit -f); what stood there before is whole"
+            }
+            _ => "is the disk full, or read-only?",
+        })
     };
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();

@@ -1,25 +1,23 @@
 //! Small networks as values: made, run, trained, saved.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
-use candle_core::DType;
 use rhai::{Dynamic, FnPtr, Map, NativeCallContext};
 
-use super::grad::one_loss;
 use super::tensor::Tensor;
-use super::tree;
+use super::training::{self, Asked, Trained, follow};
 use crate::engine::error::{Error, Result};
-use crate::engine::nets::mlp::Mlp;
-use crate::engine::optimize::{Optimizer, Rule};
-use crate::engine::train::{About, Ended, Measured, State, Training};
+use crate::engine::nets::mlp::{Mlp, Running};
+use crate::engine::train::{About, State};
 use crate::engine::weights::folder::Folder;
 use crate::engine::weights::model::Model;
 use crate::engine::weights::read::TensorFile;
 use crate::script::args::Opts;
 use crate::script::host::Host;
 use crate::script::registry::Registry;
-use crate::script::tracking::{Gradient, Leaves, arrived};
 use crate::script::types::{self, Handle};
 use crate::script::values::Fail;
 
@@ -87,6 +85,33 @@ fn load(host: &Host, name: &str, m: Option<&Model>) -> Result<Mlp> {
     Ok(net)
 }
 
+/// A network in training: what its runs see of the batches is kept from step to step.
+struct Net {
+    net: Mlp,
+    seen: RefCell<Option<Rc<RefCell<Running>>>>,
+}
+
+impl Trained for Net {
+    const FORM: &'static str = "two: |net, i| ...";
+    const WHAT: &'static str = "the network";
+    const EXAMPLE: &'static str = "use the closure's net, not the one outside: |net, i| mse(net.run(x), y)";
+    const HINT: &'static str = "every layer must have a part in the loss";
+
+    fn value(&self, state: &State, values: &[candle_core::Tensor]) -> Result<Dynamic> {
+        let (net, seen) = self.net.with_params(values)?.with_statistics(state.kept())?.watched();
+        *self.seen.borrow_mut() = Some(seen);
+        Ok(Dynamic::from(net))
+    }
+
+    fn kept(&self) -> Result<Option<Vec<candle_core::Tensor>>> {
+        let kept = self.seen.borrow().as_ref().map(|seen| {
+            let all = self.net.with_running(seen).statistics();
+            all.into_iter().map(|(_, t)| t).collect()
+        });
+        Ok(kept)
+    }
+}
+
 fn tune(
     host: &Host,
     cx: &NativeCallContext,
@@ -97,77 +122,19 @@ fn tune(
     if host.is_tracking() {
         return Err(Error::value("tune", "a network cannot be tuned inside of a gradient").into());
     }
-    let steps = o.or("steps", 100usize)?;
-    let rule = Rule::Adam {
-        beta1: 0.9,
-        beta2: 0.999,
-        eps: 1e-8,
-        decay: o.get::<f64>("decay")?.filter(|d| *d != 0.0),
-    };
-    let optimizer = Optimizer::new("tune", rule, o.or("lr", 1e-4)?)?;
+    let asked = Asked::read(host, o, 1e-4)?;
     host.reserve("tune", net.bytes() as u64 * 8)?;
-    let (net, running) = net.clone().training(true).watched();
-    let fresh = State::new("tune", net.params().to_vec(), optimizer)?;
-    let training = Training {
-        op: "tune",
-        label: "tuning",
-        steps,
-        clip: None,
-        every: None,
-        file: None,
-        about: About::new(),
-    };
-    let observer = host.observer();
-    let ended: Ended<Fail> = training.run(fresh, host.cancel(), &*observer, |state| {
-        let measured = measure(host, cx, &net, state, loss);
-        host.worked();
-        measured
-    });
-    match ended.stopped {
-        None => Ok(net.with_running(&running).with_params(ended.state.values())?.training(false)),
-        Some(fail) => Err(fail),
-    }
-}
-
-/// The loss of the closure for a state, and its gradients.
-fn measure(
-    host: &Host,
-    cx: &NativeCallContext,
-    net: &Mlp,
-    state: &State,
-    loss: &FnPtr,
-) -> std::result::Result<Measured, Fail> {
-    let inside = host.track(Gradient::default());
-    let gradient = &inside.gradient;
-    let leaves: Leaves = state
-        .names()
-        .iter()
-        .zip(state.values())
-        .map(|(name, v)| Ok((name.clone(), gradient.tape().variable(v)?)))
-        .collect::<Result<_>>()?;
-    let values: Vec<_> = leaves.iter().map(|(_, v)| v.clone()).collect();
-    let result = loss
-        .call_within_context::<Dynamic>(cx, (net.with_params(&values)?, state.step() as i64))
-        .map_err(|e| tree::wrong_count("tune", loss, "two: |net, i| ...", e))?;
-    let total = one_loss("tune", &result)?;
-    drop(result);
-    if !total.track_op() {
-        return Err(Error::value("tune", "the loss does not depend on the network")
-            .expected("a Tensor of one value, computed with the closure's own net")
-            .hint("use the closure's net, not the one outside: |net, i| mse(net.run(x), y)")
-            .into());
-    }
-    let value =
-        total.detach().to_dtype(DType::F64).and_then(|t| t.to_scalar::<f64>()).map_err(Error::from)?;
-    if !value.is_finite() {
-        // The loop stops at it; there is nothing to go back for.
-        return Ok(Measured { loss: value, grads: Vec::new() });
-    }
-    let grads = gradient.backward(host, cx, "tune", &total)?;
-    let grads = leaves.iter().zip(arrived(&grads, &leaves)).map(|((name, _), grad)| {
-        grad.ok_or_else(|| Error::value("tune", format!("no gradient arrived at {name}")))
-    });
-    Ok(Measured { loss: value, grads: grads.collect::<Result<_>>()? })
+    let net = net.clone().training(true);
+    let fresh = State::new("tune", net.params().to_vec(), asked.optimizer.clone())?.keeping(net.statistics());
+    let widths: Vec<String> = net.widths().iter().map(ToString::to_string).collect();
+    let about: About = [("network", net.fingerprint()?), ("widths", widths.join("-"))]
+        .into_iter()
+        .map(|(k, v)| (k.to_string(), v))
+        .collect();
+    let trained = Net { net, seen: RefCell::default() };
+    let state = follow(host, cx, &trained, fresh, asked, about, loss)?;
+    let net = trained.net.with_params(state.values())?.with_statistics(state.kept())?;
+    Ok(net.training(false))
 }
 
 fn about(map: &Map) -> Result<BTreeMap<String, String>> {
@@ -222,23 +189,25 @@ pub fn register(r: &mut Registry) {
         .see(&["save"])
         .bind(|net: Mlp| net.half());
     let host = r.host();
-    r.def(
+    let tune_def = r.def(
         "net.tune(options, |net, i| loss)",
-        "A new network whose weights have followed the gradient of a loss, by Adam; running means follow what the closure's runs \
-         see, as torch's do. The result is in use (`inference`). Draw what is random from the step `i`.",
-    )
-    .option("steps", "integer", "100")
-    .option("lr", "number", "learning rate; 1e-4")
-    .option("decay", "number", "decoupled weight decay (AdamW); 0")
-    .example(
-        "let x = tensor([0, 0, 0, 1, 1, 0, 1, 1], [4, 2]);\nlet y = tensor([0, 1, 1, 0], [4, 1]);\n\
+        "A new network whose weights have followed the gradient of a loss, by Adam or another optimizer; running means follow what \
+         the closure's runs see, as torch's do. The result is in use (`inference`). Draw what is random from the step `i`: then a run \
+         that goes on from its checkpoint is the same, bit for bit, as one that never stopped. A run that is stopped keeps its last \
+         good state, in `file` or as NAME-tune.safetensors.",
+    );
+    training::options(tune_def, "1e-4")
+        .example(
+            "let x = tensor([0, 0, 0, 1, 1, 0, 1, 1], [4, 2]);\nlet y = tensor([0, 1, 1, 0], [4, 1]);\n\
          let net = mlp([2, 16, 1]).tune(#{ steps: 300, lr: 0.02 }, |net, i| mse(net.run(x), y));\n\
          mse(net.run(x), y).mean < 0.05 // => true",
-    )
-    .example(&example("net.tune(#{ steps: 1 }, |n, i| sum(tensor([1]))) // error: does not depend on the network"))
-    .see(&["mlp", "run", "save"])
-    .work()
-    .bind(move |cx: &NativeCallContext, net: Mlp, o: Opts, loss: FnPtr| tune(&host, cx, &net, &o, &loss));
+        )
+        .example(&example(
+            "net.tune(#{ steps: 1 }, |n, i| sum(tensor([1]))) // error: does not depend on the network",
+        ))
+        .see(&["mlp", "run", "save"])
+        .work()
+        .bind(move |cx: &NativeCallContext, net: Mlp, o: Opts, loss: FnPtr| tune(&host, cx, &net, &o, &loss));
     let host = r.host();
     r.def(
         "load_mlp(name)",

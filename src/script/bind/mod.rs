@@ -24,6 +24,7 @@ mod prompt;
 mod schedule;
 mod tables;
 mod tensor;
+mod training;
 mod trajectory;
 mod tree;
 mod tune;

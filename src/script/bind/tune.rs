@@ -4,14 +4,10 @@ use std::path::{Path, PathBuf};
 
 use rhai::{Dynamic, FnPtr, NativeCallContext};
 
-use super::grad::one_loss;
-use super::optimizers::State as Rule;
-use super::tree;
+use super::training::{self, Asked, Trained, follow, whole};
 use crate::engine::error::{Error, Result};
 use crate::engine::nets::hooks::SiteKind;
-use crate::engine::observe::Event;
-use crate::engine::optimize::{Optimizer, Rule as Update};
-use crate::engine::train::{About, Ended, Measured, State, Training};
+use crate::engine::train::{About, State};
 use crate::engine::weights::changed::{Changes, TEXT, TOKENS, UNET};
 use crate::engine::weights::lora::Adapter;
 use crate::engine::weights::model::Model;
@@ -20,7 +16,6 @@ use crate::engine::weights::write;
 use crate::script::args::Opts;
 use crate::script::host::Host;
 use crate::script::registry::Registry;
-use crate::script::tracking::{Gradient, Leaves, arrived};
 use crate::script::types;
 use crate::script::values::Fail;
 
@@ -169,36 +164,6 @@ fn with_values(m: &Model, part: &Part, names: &[String], values: &[candle_core::
     m.with_changes(&changes)
 }
 
-fn optimizer(o: &Opts) -> Result<Optimizer> {
-    let given = o.get::<Rule>("optimizer")?;
-    if let Some(rule) = &given {
-        if o.keys().any(|k| k == "lr" || k == "decay") {
-            return Err(Error::value("tune", "lr and decay belong to the optimizer")
-                .expected("either optimizer, or lr and decay")
-                .hint("optimizer: adamw(#{ lr: 1e-5, weight_decay: 0.01 })"));
-        }
-        if rule.optimizer().steps() > 0 {
-            return Err(Error::value("tune", "this optimizer has stepped with other values")
-                .expected("a new one")
-                .hint("a run goes on by its checkpoint: file and resume: true"));
-        }
-        return Ok(rule.optimizer().clone());
-    }
-    let decay = o.get::<f64>("decay")?.filter(|d| *d != 0.0);
-    let rule = Update::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, decay };
-    Optimizer::new("tune", rule, 1.0)?.with_lr("tune", o.or("lr", 1e-5)?)
-}
-
-fn whole(o: &Opts, key: &str, default: i64, lo: i64, hi: i64) -> Result<usize> {
-    let x = o.or(key, default)?;
-    if (lo..=hi).contains(&x) {
-        return Ok(x as usize);
-    }
-    Err(Error::value("tune", format!("option {key} is out of range"))
-        .expected(format!("{lo} to {hi}"))
-        .got(x.to_string()))
-}
-
 fn words(o: &Opts) -> Result<Vec<String>> {
     let Some(what) = o.get::<Dynamic>("what")? else { return Ok(vec!["unet".into()]) };
     let text = |v: &Dynamic| v.read_lock::<rhai::ImmutableString>().map(|s| s.to_string());
@@ -213,22 +178,22 @@ fn words(o: &Opts) -> Result<Vec<String>> {
     })
 }
 
-/// Where checkpoints go, and where the last good state goes if none was asked for.
-fn checkpoint_path(host: &Host, o: &Opts) -> Result<(Option<PathBuf>, bool)> {
-    let Some(name) = o.get::<String>("file")? else {
-        if o.keys().any(|k| k == "resume" || k == "every") {
-            return Err(Error::value("tune", "every and resume need a file")
-                .expected("file: \"name.safetensors\", below --out"));
-        }
-        return Ok((None, false));
-    };
-    if name.trim().is_empty() {
-        return Err(
-            Error::value("tune", "the file name is empty").hint("file: \"tuned-checkpoint.safetensors\"")
-        );
+/// A model's weights in training.
+struct Weights<'a> {
+    model: &'a Model,
+    part: &'a Part,
+}
+
+impl Trained for Weights<'_> {
+    const FORM: &'static str = "two: |m, i| ...";
+    const WHAT: &'static str = "the weights that are tuned";
+    const EXAMPLE: &'static str =
+        "use the closure's m, not the model outside: |m, i| mse(m.predict(z, t, text), noise)";
+    const HINT: &'static str = "leave it out of what; text needs m.encode(words) inside of the closure";
+
+    fn value(&self, state: &State, values: &[candle_core::Tensor]) -> Result<Dynamic> {
+        Ok(Dynamic::from(with_values(self.model, self.part, state.names(), values)?))
     }
-    let path = if Path::new(&name).extension().is_some() { name } else { format!("{name}.safetensors") };
-    Ok((Some(host.policy.borrow().writable("tune", Path::new(&path))?), o.or("resume", false)?))
 }
 
 fn tune(
@@ -247,19 +212,10 @@ fn tune(
         Some(_) => whole(o, "lora", 1, 1, MAX_RANK as i64)?,
     };
     let seed = whole(o, "seed", 0, 0, i64::from(u32::MAX))? as u64;
-    let steps = whole(o, "steps", 100, 0, 10_000_000)?;
-    let clip = o.get::<f64>("clip")?;
-    if let Some(bad) = clip.filter(|c| !c.is_finite() || *c <= 0.0) {
-        return Err(Error::value("tune", "option clip is out of range")
-            .expected("a positive number: the largest norm of the gradient")
-            .got(bad.to_string())
-            .into());
-    }
     let part = chosen(m, &what, rank)?;
-    let rule = optimizer(o)?;
-    let (file, resume) = checkpoint_path(host, o)?;
+    let asked = Asked::read(host, o, 1e-5)?;
     let base = m.clone().checkpointed(o.or("checkpoint", false)?)?;
-    let fresh = State::new("tune", parameters(m, &part, rank, seed)?, rule)?;
+    let fresh = State::new("tune", parameters(m, &part, rank, seed)?, asked.optimizer.clone())?;
     let bytes: usize = fresh.values().iter().map(|v| v.elem_count() * 4).sum();
     // The weights, their gradients, two moments, and the state before the last step.
     host.reserve("tune", bytes as u64 * 8)?;
@@ -268,102 +224,12 @@ fn tune(
         ("what", what.join(", ")),
         ("lora", rank.to_string()),
         ("seed", seed.to_string()),
-        ("optimizer", format!("{:?} lr {}", fresh.optimizer().rule(), fresh.optimizer().lr())),
-        ("clip", clip.map_or("none".into(), |c| c.to_string())),
     ]
     .into_iter()
     .map(|(k, v)| (k.to_string(), v))
     .collect();
-    let every = match o.get::<i64>("every")? {
-        None => None,
-        Some(_) => Some(whole(o, "every", 1, 1, 10_000_000)?),
-    };
-    let training = Training { op: "tune", label: "tuning", steps, clip, every, file, about };
-    let state = training.begin(fresh, resume)?;
-    let observer = host.observer();
-    let ended: Ended<Fail> = training.run(state, host.cancel(), &*observer, |state| {
-        let measured = measure(host, cx, &base, &part, state, loss);
-        host.worked();
-        measured
-    });
-    if let Some(path) = training.file.as_ref().filter(|p| p.exists()) {
-        host.note_saved(path);
-    }
-    match ended.stopped {
-        None => Ok(with_values(m, &part, ended.state.names(), ended.state.values())?),
-        Some(fail) => {
-            if training.file.is_none() && ended.state.step() > 0 {
-                keep(host, &training, &ended.state);
-            }
-            Err(fail)
-        }
-    }
-}
-
-/// Saves where a run stopped that has no file of its own.
-fn keep(host: &Host, training: &Training, state: &State) {
-    let recipe = host.stopped_name();
-    let name = format!("{}-tune.safetensors", if recipe.is_empty() { "cell" } else { &recipe });
-    let saved = training.bytes(state).and_then(|bytes| {
-        host.may_save("tune", bytes.len() as u64)?;
-        host.policy.borrow().write_new("tune", Path::new(&name), &bytes)
-    });
-    match saved {
-        Ok(path) => host.note_saved(&path),
-        Err(e) => {
-            host.emit(Event::Warn(format!("the state of step {} could not be saved: {e}", state.step())))
-        }
-    }
-}
-
-/// The loss of the closure for a state, and its gradients.
-fn measure(
-    host: &Host,
-    cx: &NativeCallContext,
-    m: &Model,
-    part: &Part,
-    state: &State,
-    loss: &FnPtr,
-) -> std::result::Result<Measured, Fail> {
-    let inside = host.track(Gradient::default());
-    let gradient = &inside.gradient;
-    let leaves: Leaves = state
-        .names()
-        .iter()
-        .zip(state.values())
-        .map(|(name, v)| Ok((name.clone(), gradient.tape().variable(v)?)))
-        .collect::<Result<_>>()?;
-    let values: Vec<candle_core::Tensor> = leaves.iter().map(|(_, v)| v.clone()).collect();
-    let model = with_values(m, part, state.names(), &values)?;
-    // What the model of this step holds is none of the script's own values.
-    host.worked();
-    let form = "two: |m, i| ...";
-    let result = loss
-        .call_within_context::<Dynamic>(cx, (model, state.step() as i64))
-        .map_err(|e| tree::wrong_count("tune", loss, form, e))?;
-    let total = one_loss("tune", &result)?;
-    drop(result);
-    if !total.track_op() {
-        return Err(Error::value("tune", "the loss does not depend on the weights that are tuned")
-            .expected("a Tensor of one value, computed with the closure's own m")
-            .hint("use the closure's m, not the model outside: |m, i| mse(m.predict(z, t, text), noise)")
-            .into());
-    }
-    let loss = total.detach().to_dtype(candle_core::DType::F64).and_then(|t| t.to_scalar::<f64>());
-    let loss = loss.map_err(Error::from)?;
-    if !loss.is_finite() {
-        // The loop stops at it; there is nothing to go back for.
-        return Ok(Measured { loss, grads: Vec::new() });
-    }
-    let grads = gradient.backward(host, cx, "tune", &total)?;
-    let grads = leaves.iter().zip(arrived(&grads, &leaves)).map(|((name, _), grad)| {
-        grad.ok_or_else(|| {
-            Error::value("tune", format!("no gradient arrived at {name}"))
-                .expected("a loss that depends on everything that is tuned")
-                .hint("leave it out of what; text needs m.encode(words) inside of the closure")
-        })
-    });
-    Ok(Measured { loss, grads: grads.collect::<Result<_>>()? })
+    let state = follow(host, cx, &Weights { model: &base, part: &part }, fresh, asked, about, loss)?;
+    Ok(with_values(m, &part, state.names(), state.values())?)
 }
 
 /// Saves what a model's tuning has changed.
@@ -417,7 +283,8 @@ pub fn register(r: &mut Registry) {
         "Models with other weights: new values, that share with the old ones all that stays. The old ones are left as they are.",
     );
     let host = r.host();
-    r.def(
+    let tune_def = r
+        .def(
         "m.tune(options, |m, i| loss)",
         "A new model whose weights have followed the gradient of a loss, by Adam or another optimizer; `m` is left as it is. The closure \
          gets the model of step `i` and gives the loss, a Tensor of one value. What is drawn in a step should be drawn from `i` \
@@ -430,16 +297,9 @@ pub fn register(r: &mut Registry) {
         "string|[string]",
         "unet (the default), text, attention, cross_attention, a site or its beginning, a pattern with *, or a token of with_token",
     )
-    .option("lora", "integer", "rank of matrices that are added to the weights, which stay; left out: the weights themselves")
-    .option("steps", "integer", "100")
-    .option("lr", "number", "learning rate; 1e-5. 0 changes nothing")
-    .option("optimizer", "Optimizer", "instead of lr and decay: adam, adamw or sgd")
-    .option("decay", "number", "decoupled weight decay (AdamW); 0")
-    .option("clip", "number", "largest norm of the whole gradient; longer ones are scaled down")
+    .option("lora", "integer", "rank of matrices that are added to the weights, which stay; left out: the weights themselves");
+    training::options(tune_def, "1e-5")
     .option("checkpoint", "true|false", "compute the UNet's blocks again on the way back: less memory, a pass more")
-    .option("file", "string", "checkpoint below --out: weights, moments, step, losses")
-    .option("every", "integer", "a checkpoint after that many steps; without it at the end, and when the run is stopped")
-    .option("resume", "true|false", "go on from the file, if it is there")
     .option("seed", "integer", "of the first matrices of lora; 0")
     .example(&format!(
         "{SETUP}let m2 = m.tune(#{{ what: \"attention\", lora: 2, steps: 2, lr: 0.01 }}, |m, i| mse(m.predict(z, 500, text), z));\n\
