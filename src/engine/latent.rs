@@ -46,6 +46,15 @@ impl Latent {
         self
     }
 
+    /// What the network itself said, of a prediction: its output before noise was made of it (v of a network that predicts v).
+    /// For networks that predict noise, and for anything but a prediction as it came, the latent itself.
+    pub fn output(&self) -> Result<Latent> {
+        match &self.raw {
+            Some(raw) => Latent::new(raw.tensor.clone()),
+            None => Latent::new(self.tensor.clone()),
+        }
+    }
+
     /// The network's own output, if it was kept.
     pub(crate) fn raw(&self) -> Option<&Raw> {
         self.raw.as_ref()
@@ -206,7 +215,7 @@ impl Latent {
         Latent::new(Tensor::cat(&vec![&self.tensor; n], 0)?)
     }
 
-    fn same_batch(op: &str, a: &Latent, b: &Latent) -> Result<(Latent, Latent)> {
+    pub(crate) fn same_batch(op: &str, a: &Latent, b: &Latent) -> Result<(Latent, Latent)> {
         // Before the batches are made one: a large picture repeated as often as a small one could be very large.
         if a.tensor.dims()[1..] != b.tensor.dims()[1..] {
             Self::same_shape(op, a, b)?;

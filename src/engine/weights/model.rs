@@ -620,12 +620,14 @@ impl Model {
         Ok(z.kept().filter(fits).cloned())
     }
 
-    /// What the network should predict for `x0` noised with `noise` to timestep `t`: the target of training.
+    /// What the network should say for `x0` noised with `noise` to timestep `t`: the target of training, beside
+    /// [`Latent::output`]. One latent and n noises give n.
     pub fn target(&self, x0: &Latent, noise: &Latent, t: f64) -> Result<Latent> {
         let ab = self.0.train.alpha_at("target", t)?;
+        let (x0, noise) = Latent::same_batch("target", x0, noise)?;
         match self.0.train.prediction {
-            Prediction::Epsilon => Ok(noise.clone()),
-            Prediction::Sample => Ok(x0.clone()),
+            Prediction::Epsilon => Ok(noise),
+            Prediction::Sample => Ok(x0),
             Prediction::Velocity => noise.scale(ab.sqrt())?.sub(&x0.scale((1.0 - ab).sqrt())?),
         }
     }

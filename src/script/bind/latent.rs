@@ -91,6 +91,17 @@ pub fn register(r: &mut Registry) {
         .example(&example("a.std > 0.9 && a.std < 1.1 // => true"))
         .see(&["mean"])
         .bind(|z: Latent| z.std());
+    r.prop(
+        "z.output",
+        "Of a prediction what the network itself said: noise, or v of a network that was trained to predict v. `m.target` is what it \
+         should have said. Arithmetic on a prediction loses it: then it is the latent itself.",
+    )
+    .example(
+        "let m = load(\"emoji\");\nlet s = m.schedule(20);\nlet x0 = m.encode(open(\"dog-flat.png\"));\nlet e = m.noise(1);\n\
+         mse(m.predict(s.add_noise(x0, e, 5), s.t(5), m.encode(\"a dog\")).output, m.target(x0, e, s.t(5))).mean < 1.0 // => true",
+    )
+    .see(&["target", "predict"])
+    .bind(|z: Latent| z.output());
     r.def("distance(a, b)", "The Euclidean distance between two latents of one shape; 0 if they are equal.")
         .example(&example("distance(a, a) // => 0.0"))
         .bind(|a: Latent, b: Latent| a.distance(&b));

@@ -402,10 +402,12 @@ pub fn register(r: &mut Registry) {
     .bind(|m: Model, picture: Picture, what: Either<String, Picture>| similarity(&m, &picture, &what));
     r.def(
         "m.target(x0, noise, t)",
-        "What the network should have predicted for `x0` noised with `noise` to timestep `t`: the target of training.",
+        "What the network should have said for `x0` noised with `noise` to timestep `t`, the target of training: the noise, or v \
+         for a network that predicts v (Salimans and Ho 2022). The loss is mse(m.predict(z, t, text).output, m.target(x0, noise, t)). \
+         One latent and n noises give n targets.",
     )
     .example("let m = load(\"emoji\");\nlet e = m.noise(1);\ndistance(m.target(m.noise(2), e, 500), e) // => 0.0")
-    .see(&["predict", "add_noise"])
+    .see(&["output", "predict", "add_noise"])
     .bind(|m: Model, x0: Latent, noise: Latent, t: f64| m.target(&x0, &noise, t));
     r.def(
         "m.sites()",

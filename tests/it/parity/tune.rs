@@ -7,7 +7,7 @@ use scumble::engine::latent::Latent;
 use scumble::engine::weights::changed::{Changes, UNET};
 use scumble::engine::weights::model::{LoadOptions, Model, PredictOptions};
 
-use super::{Fixture, close, json};
+use super::{Fixture, close, data, json};
 
 const TOLERANCE: f64 = 1e-3;
 
@@ -20,10 +20,10 @@ fn dot(a: &Tensor, b: &Tensor) -> f64 {
     (flat(a) * flat(b)).unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap()
 }
 
-#[test]
-fn gradients_of_the_training_loss_are_pytorchs() {
-    let (m, want) = (Model::load("emoji", &LoadOptions::default()).unwrap(), json("gradients.json"));
-    let side = m.size() / m.factor();
+/// The loss of what the network says beside what it should say, for latents and noise of `side` places, and its gradients, beside
+/// those of `name`.json and .safetensors.
+fn check(m: &Model, name: &str, side: usize) {
+    let want = json(&format!("{name}.json"));
     let latent =
         |seed| Latent::new(normal(seed, 4 * side * side).reshape((1, 4, side, side)).unwrap()).unwrap();
     let (x0, noise, t) = (latent(5), latent(6), 500.0);
@@ -37,8 +37,9 @@ fn gradients_of_the_training_loss_are_pytorchs() {
     let states = Var::from_tensor(text.states()).unwrap();
     let text = text.with_states(states.as_tensor().clone()).unwrap();
     let before = m.predict(&z, t, &m.encode_text("a dog").unwrap(), &PredictOptions::default()).unwrap().0;
-    let eps = tracked.predict(&z, t, &text, &PredictOptions::default()).unwrap().0;
-    let loss = (eps.tensor() - noise.tensor()).unwrap().sqr().unwrap().mean_all().unwrap();
+    let said = tracked.predict(&z, t, &text, &PredictOptions::default()).unwrap().0.output().unwrap();
+    let target = m.target(&x0, &noise, t).unwrap();
+    let loss = (said.tensor() - target.tensor()).unwrap().sqr().unwrap().mean_all().unwrap();
     let value = f64::from(loss.to_scalar::<f32>().unwrap());
     assert!((value - want["loss"].as_f64().unwrap()).abs() < 1e-4 * value, "loss {value}");
     let grads = loss.backward().unwrap();
@@ -57,10 +58,31 @@ fn gradients_of_the_training_loss_are_pytorchs() {
         // A random direction: the product is as large as the norm.
         assert!((ours - along).abs() <= 2.0 * slack, "{name}: along {ours}, PyTorch {along}");
     }
-    let fixture = Fixture::open("gradients.safetensors");
+    let fixture = Fixture::open(&format!("{name}.safetensors"));
     close("states", grads.get(states.as_tensor()).unwrap(), fixture.get("states"), TOLERANCE);
     // The old model is what it was, bit for bit.
     let after = m.predict(&z, t, &m.encode_text("a dog").unwrap(), &PredictOptions::default()).unwrap().0;
     let bits = |z: &Latent| z.tensor().flatten_all().unwrap().to_vec1::<f32>().unwrap();
     assert!(bits(&before).iter().zip(bits(&after)).all(|(a, b)| a.to_bits() == b.to_bits()));
+}
+
+#[test]
+fn gradients_of_the_training_loss_are_pytorchs() {
+    let m = Model::load("emoji", &LoadOptions::default()).unwrap();
+    check(&m, "gradients", m.size() / m.factor());
+}
+
+/// A model that was made to predict v is trained to predict v, whatever a script sees while it samples.
+#[test]
+fn gradients_of_v_prediction_are_pytorchs() {
+    let m = Model::load(data("tiny-sd2").to_str().unwrap(), &LoadOptions::default()).unwrap();
+    check(&m, "gradients-v", 8);
+    // One latent and several noises, as a batch of training has them.
+    let draw = |seed, n| Latent::new(normal(seed, n * 64).reshape((n, 4, 4, 4)).unwrap()).unwrap();
+    let (x0, noise) = (draw(1, 1), draw(2, 3));
+    let all = m.target(&x0, &noise, 300.0).unwrap();
+    for i in 0..3 {
+        let one = m.target(&x0, &noise.index(i).unwrap(), 300.0).unwrap();
+        assert_eq!(one.distance(&all.index(i).unwrap()).unwrap(), 0.0);
+    }
 }
