@@ -12,7 +12,7 @@ import importlib
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-PARTS = ["noise", "tokens", "schedules", "samplers", "embedded", "chains", "tiny", "helpers", "gradients", "guidance", "vgg"]
+PARTS = ["noise", "tokens", "schedules", "samplers", "embedded", "chains", "tiny", "helpers", "gradients", "guidance", "vgg", "lora"]
 
 
 def main():

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 
 use super::Weights;
-use super::lora::{self, Adapter};
+use super::lora::Adapter;
+use super::lora_read;
 use super::model::Model;
 use super::read::TensorFile;
 use crate::engine::error::{Error, Result};
@@ -167,7 +168,7 @@ impl Model {
     /// The same model with what a file holds: an adapter in the names of diffusers, peft or kohya (scaled by `scale`), whole
     /// weights by full name, or vectors of new tokens by the token. Errors: a file for another model.
     pub fn with_file(&self, file: &TensorFile, scale: f64) -> Result<Model> {
-        let changes = lora::read(self, file, scale)?;
+        let changes = lora_read::read(self, file, scale)?;
         self.with_changes(&changes).map_err(|e| {
             let message = format!("{}: {}", file.origin(), e.message());
             Error::new(e.kind(), "load", message).hint("is this file for another model?")

@@ -7,6 +7,7 @@ pub mod folder;
 pub mod locate;
 pub mod lora;
 pub mod lora_file;
+mod lora_read;
 pub mod model;
 pub mod pictures;
 mod prompts;

@@ -6,6 +6,7 @@ mod embedded;
 mod full_size;
 mod guidance;
 mod helpers;
+mod lora;
 mod noise;
 mod samplers;
 mod schedules;
