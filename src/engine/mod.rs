@@ -1,6 +1,7 @@
 //! Diffusion on candle: tensors, networks with hooks, weights, schedules, noise. Knows no script and no terminal.
 
 pub mod caption;
+pub mod detector;
 pub mod device;
 pub mod diffusion;
 pub mod draw;
@@ -15,6 +16,7 @@ pub mod nets;
 pub mod observe;
 pub mod ops;
 pub mod optimize;
+pub mod segment;
 pub mod sheet;
 pub mod tape;
 pub mod train;

@@ -9,9 +9,11 @@ use rhai::{Array, Dynamic, Map};
 use super::bind::Tensor;
 use super::options::{Options, Val};
 use super::types;
+use crate::engine::detector::Detector;
 use crate::engine::frozen::Depth;
 use crate::engine::image::Picture;
 use crate::engine::latent::Latent;
+use crate::engine::segment::Segmenter;
 use crate::engine::weights::model::Model;
 
 /// Values that predicting, encoding and decoding hold at once, per pixel of the picture, roughly (the decoder's last
@@ -29,6 +31,9 @@ const COPIES: u64 = 4;
 
 /// Bytes that the depth network holds at its own size: the large form's widest maps.
 const DEPTH: u64 = 600 << 20;
+
+/// Bytes per pixel of the networks that find edges: three maps of 64 channels, and what they are gathered into.
+const EDGES: u64 = 4000;
 
 /// Bytes that a call of `op` will hold besides its arguments; `work` says that it does more than look something up.
 pub fn estimate(op: &str, args: &[Dynamic], work: bool) -> u64 {
@@ -51,6 +56,13 @@ pub fn estimate(op: &str, args: &[Dynamic], work: bool) -> u64 {
         "heat" => wanted_size(args).map_or(0, |(w, h)| picture(w, h, 1)),
         // The depth network works at its own size, picture by picture.
         "depth" | "map" if args.first().is_some_and(|a| a.read_lock::<Depth>().is_some()) => DEPTH,
+        "segment" | "masks" => {
+            args.first().and_then(|a| a.read_lock::<Segmenter>().map(|s| s.working())).unwrap_or(0)
+        }
+        // The widest maps of the finest level, picture by picture.
+        "edges" if args.first().is_some_and(|a| a.read_lock::<Detector>().is_some()) => {
+            sizes.widest.saturating_mul(sizes.highest).saturating_mul(EDGES)
+        }
         // They name a size or a number of pictures, but make none.
         "schedule" => 0,
         _ => model_work(args, &sizes, work),

@@ -6,6 +6,7 @@ mod blend;
 mod chain;
 mod cli;
 mod contract;
+mod frozen;
 #[cfg(target_os = "linux")]
 mod full_disk;
 mod fuzz;

@@ -4,6 +4,7 @@ tiny-dino    DINOv2: position embeddings stretched to another size, layer scales
 tiny-swiglu  DINOv2 with the gated feed-forward part of the giant model
 tiny-blip    BLIP with a word list of its own: scores, and the caption that greedy decoding gives
 tiny-depth   Depth Anything: four stages of all three kinds, a side that is not square, maps of odd sizes
+tiny-sam     SAM: windows that do not fit the picture's places, a layer that looks everywhere, points inside and outside, a box
 """
 
 import json
@@ -12,6 +13,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import (
     BlipConfig, BlipForConditionalGeneration, DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config, Dinov2Model,
+    SamConfig, SamImageProcessor, SamModel,
 )  # fmt: skip
 
 from fixtures import OUT, distance, random_weight, save_tensors
@@ -103,6 +105,65 @@ def blip():
     return distance(scores, exact)
 
 
+def sam():
+    vision = dict(
+        hidden_size=24, num_hidden_layers=3, num_attention_heads=3, image_size=64, patch_size=8, output_channels=16, window_size=3,
+        global_attn_indexes=[1], num_pos_feats=8, mlp_dim=48,
+    )  # fmt: skip
+    prompts = dict(hidden_size=16, image_size=64, patch_size=8, image_embedding_size=8, mask_input_channels=4)
+    decoder = dict(hidden_size=16, mlp_dim=40, num_attention_heads=2, iou_head_hidden_dim=12, attention_downsample_rate=2)
+    model = fill(SamModel(SamConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)), 51)
+    generator = torch.Generator().manual_seed(52)
+    with torch.no_grad():
+        # A buffer of ours is none of the parameters; positions relative to queries begin at zero.
+        places = torch.randn(2, 8, generator=generator).half().float()
+        model.shared_image_embedding.positional_embedding.copy_(places)
+        model.prompt_encoder.shared_embedding.positional_embedding.copy_(places)
+    pixels = torch.randn(1, 3, 64, 64, generator=generator)
+    picture = torch.rand(3, 40, 56, generator=generator)
+    cases = {
+        "point": ([[20.0, 31.5]], [1], None),
+        "points": ([[20.0, 31.5], [50.0, 4.0], [9.0, 60.0]], [1, 0, 1], None),
+        "box": (None, None, [5.0, 8.0, 40.0, 61.0]),
+        "both": ([[30.0, 30.0], [6.0, 10.0]], [1, 0], [5.0, 8.0, 40.0, 61.0]),
+    }
+
+    def run(model, pixels, dtype):
+        out = {}
+        for name, (points, labels, box) in cases.items():
+            given = {}
+            if points:
+                given |= dict(input_points=torch.tensor([[points]], dtype=dtype), input_labels=torch.tensor([[labels]]))
+            if box:
+                given |= dict(input_boxes=torch.tensor([[box]], dtype=dtype))
+            for many in (False, True):
+                found = model(pixel_values=pixels.to(dtype), multimask_output=many, **given)
+                masks, scores = found.pred_masks[0, 0], found.iou_scores[0, 0]
+                out[name] = torch.cat([out[name], masks]) if many else masks
+                out[f"{name}.scores"] = torch.cat([out[f"{name}.scores"], scores]) if many else scores
+        return out
+
+    with torch.no_grad():
+        found = run(model, pixels, torch.float32)
+        seen = model.get_image_embeddings(pixels)
+        # The way of a picture of another shape: scaled, normalized, filled up; the mask scaled back.
+        processor = SamImageProcessor(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64}, mask_size={"longest_edge": 16}, mask_pad_size={"height": 16, "width": 16})
+        ready = processor((picture * 255).round().to(torch.uint8), return_tensors="pt")
+        # Each coordinate by its own side, which is rounded: 40 x 56 becomes 46 x 64.
+        point = torch.tensor([[[[30.0 * 64 / 56, 12.0 * 46 / 40]]]])
+        out = model(pixel_values=ready.pixel_values, input_points=point, input_labels=torch.tensor([[[1]]]))
+        sizes = (ready.original_sizes, ready.reshaped_input_sizes)
+        logits = processor.post_process_masks(out.pred_masks, *sizes, binarize=False)[0][0]
+        exact = run(model.double(), pixels, torch.float64)
+    # The networks' masks must be neither empty nor everything.
+    for name in cases:
+        assert 0.05 < (found[name] > 0).float().mean() < 0.95, name
+    extra = {"shown": (picture * 255).round() / 255, "ready": ready.pixel_values, "shown.logits": logits, "shown.scores": out.iou_scores[0, 0]}
+    config = dict(model_type="sam", vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
+    store("tiny-sam", model.float(), config, pixels=pixels, seen=seen, **found, **extra)
+    return max(distance(found[name], exact[name]) for name in cases)
+
+
 def generate():
-    rounding = [blip(), dino("tiny-dino", 11), dino("tiny-swiglu", 21, use_swiglu_ffn=True), depth()]
+    rounding = [sam(), blip(), dino("tiny-dino", 11), dino("tiny-swiglu", 21, use_swiglu_ffn=True), depth()]
     return "rounding " + ", ".join(f"{r:.1e}" for r in rounding)

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::clip::size;
 use super::dino::{Dino, DinoConfig};
-use super::layers::{conv, conv1, conv3};
+use super::layers::{Grow, conv, conv1, conv3};
 use crate::engine::error::{Error, Kind, Result};
 use crate::engine::ops::{self, Conv2d, Interpolation, Padding};
 use crate::engine::weights::Scope;
@@ -14,8 +14,7 @@ use crate::engine::weights::Scope;
 /// How a stage's map changes its size.
 #[derive(Clone, Debug)]
 enum Change {
-    /// Every pixel becomes a square of so many pixels: a transposed convolution whose stride is its kernel.
-    Grow(Conv2d, usize),
+    Grow(Grow),
     Keep,
     Shrink(Conv2d),
 }
@@ -77,7 +76,9 @@ impl Depth {
             let s = w.sub(format!("neck.reassemble_stage.layers.{i}"));
             let change = match factor {
                 1.0 => Change::Keep,
-                f if f > 1.0 && f <= 16.0 && f.fract() == 0.0 => grow(&s.sub("resize"), c, f as usize)?,
+                f if f > 1.0 && f <= 16.0 && f.fract() == 0.0 => {
+                    Change::Grow(Grow::new(&s.sub("resize"), c, c, f as usize)?)
+                }
                 0.5 => Change::Shrink(conv(&s.sub("resize"), c, c, 3, 2, Padding::all(1))?),
                 f => return Err(wrong(format!("a reassemble factor of {f}"))),
             };
@@ -136,7 +137,7 @@ impl Depth {
             let x = x.narrow(1, 1, rows * columns)?.transpose(1, 2)?.contiguous()?;
             let x = projection.forward(&x.reshape((n, self.dino.config().width, rows, columns))?)?;
             let x = match change {
-                Change::Grow(conv, by) => spread(&conv.forward(&x)?, *by)?,
+                Change::Grow(grow) => grow.forward(&x)?,
                 Change::Keep => x,
                 Change::Shrink(conv) => conv.forward(&x)?,
             };
@@ -171,21 +172,6 @@ impl Depth {
             Some(metres) => Ok((ops::sigmoid(&x)? * metres)?),
         }
     }
-}
-
-/// A transposed convolution whose stride is its kernel, as a 1×1 convolution to `by²` values per output.
-fn grow(w: &Scope, c: usize, by: usize) -> Result<Change> {
-    let weight = w.get("weight", &[c, c, by, by])?;
-    let weight = weight.flatten_from(1)?.t()?.contiguous()?.reshape((c * by * by, c, 1, 1))?;
-    let bias = w.get("bias", &[c])?.unsqueeze(1)?.broadcast_as((c, by * by))?.contiguous()?.flatten_all()?;
-    Ok(Change::Grow(Conv2d::new(weight, Some(bias), 1, Padding::all(0))?, by))
-}
-
-/// `[n, c by², h, w]` → `[n, c, by h, by w]`.
-fn spread(x: &Tensor, by: usize) -> Result<Tensor> {
-    let (n, c, h, w) = x.dims4()?;
-    let x = x.reshape((n, c / (by * by), by, by, h, w))?.permute((0, 1, 4, 2, 5, 3))?.contiguous()?;
-    Ok(x.reshape((n, c / (by * by), by * h, by * w))?)
 }
 
 fn residual([first, second]: &[Conv2d; 2], x: &Tensor) -> Result<Tensor> {

@@ -54,6 +54,51 @@ pub fn layer_norm(w: &Scope, width: usize, eps: f64) -> Result<LayerNorm> {
     LayerNorm::new(w.get("weight", &[width])?, w.get("bias", &[width])?, eps)
 }
 
+/// A transposed convolution whose stride is its kernel: every pixel becomes a square of so many pixels.
+#[derive(Clone, Debug)]
+pub struct Grow {
+    /// 1×1, to `by²` values per output.
+    conv: Conv2d,
+    by: usize,
+}
+
+impl Grow {
+    /// From a weight `[i, o, by, by]` and a bias `[o]`.
+    pub fn new(w: &Scope, i: usize, o: usize, by: usize) -> Result<Self> {
+        let weight = w.get("weight", &[i, o, by, by])?;
+        let weight = weight.flatten_from(1)?.t()?.contiguous()?.reshape((o * by * by, i, 1, 1))?;
+        let bias =
+            w.get("bias", &[o])?.unsqueeze(1)?.broadcast_as((o, by * by))?.contiguous()?.flatten_all()?;
+        Ok(Grow { conv: Conv2d::new(weight, Some(bias), 1, Padding::all(0))?, by })
+    }
+
+    /// `[n, i, h, w]` → `[n, o, by h, by w]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (x, by) = (self.conv.forward(x)?, self.by);
+        let (n, c, h, w) = x.dims4()?;
+        let o = c / (by * by);
+        let x = x.reshape((n, o, by, by, h, w))?.permute((0, 1, 4, 2, 5, 3))?.contiguous()?;
+        Ok(x.reshape((n, o, by * h, by * w))?)
+    }
+}
+
+/// A layer normalization over the channels of maps.
+#[derive(Clone, Debug)]
+pub struct LayerNorm2d(LayerNorm);
+
+impl LayerNorm2d {
+    /// From `weight` and `bias`.
+    pub fn new(w: &Scope, channels: usize, eps: f64) -> Result<Self> {
+        Ok(LayerNorm2d(layer_norm(w, channels, eps)?))
+    }
+
+    /// `[n, channels, h, w]`, the same shape.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let y = self.0.forward(&x.permute((0, 2, 3, 1))?.contiguous()?)?;
+        Ok(y.permute((0, 3, 1, 2))?.contiguous()?)
+    }
+}
+
 /// Attention at a site: fused where no hook wants the probabilities, explicit where one does.
 /// `q [b, n, c]`, `k` and `v [b, m, c]` → `[b, n, c]`.
 pub fn attend(

@@ -38,14 +38,14 @@ impl Handle for Captioner {
 }
 
 /// Loads a folder that may be read, on the session's device.
-fn load<T>(
+pub(super) fn load<T>(
     host: &Host,
     op: &str,
     name: &str,
     f: impl FnOnce(&Path, &candle_core::Device) -> Result<T>,
 ) -> Result<T> {
     if name.trim().is_empty() {
-        return Err(Error::value(op, "the folder's name is empty").expected("a transformers folder"));
+        return Err(Error::value(op, "the folder's name is empty").expected("a folder or file of weights"));
     }
     let path = host.policy.borrow().readable_tree(op, Path::new(name))?;
     let (device, _) = device::open(&host.settings().device)?;
@@ -65,7 +65,7 @@ pub fn register(r: &mut Registry) {
     .work()
     .bind(move |folder: String| load(&host, "load_depth", &folder, Depth::load));
     r.def(
-        "d.depth(picture: Image)",
+        "d.depth(picture)",
         "The depth of a picture as a grey picture: near is white, far is black, each picture over its own range.",
     )
     .example("load_depth(\"no-such-folder\").depth(open(\"dog-flat.png\")) // error: no-such-folder")
@@ -73,7 +73,7 @@ pub fn register(r: &mut Registry) {
     .work()
     .bind(|d: Depth, picture: Picture| d.picture(&picture));
     r.def(
-        "d.map(picture: Image)",
+        "d.map(picture)",
         "The depth of every pixel as a Tensor [n, 1, h, w]: metres of a metric model, else without a unit, large where it is near.",
     )
     .example("load_depth(\"no-such-folder\").map(open(\"dog-flat.png\")) // error: no-such-folder")
@@ -91,7 +91,7 @@ pub fn register(r: &mut Registry) {
     .work()
     .bind(move |folder: String| load(&host, "load_dino", &folder, Dino::load));
     r.def(
-        "d.similarity(picture: Image, other: Image)",
+        "d.similarity(picture, other)",
         "How alike the subjects of two pictures are: the cosine of their DINOv2 features. One number, or a list for several \
          pictures; `other` counts with its first.",
     )
@@ -102,7 +102,7 @@ pub fn register(r: &mut Registry) {
         let all = d.similarity(&picture, &other)?;
         Ok(if let [one] = all[..] { Either::Left(one) } else { Either::Right(all) })
     });
-    r.def("d.features(picture: Image)", "DINOv2's class token of every picture, a Tensor [n, width].")
+    r.def("d.features(picture)", "DINOv2's class token of every picture, a Tensor [n, width].")
         .example("load_dino(\"no-such-folder\").features(open(\"dog-flat.png\")) // error: no-such-folder")
         .see(&["load_dino", "similarity"])
         .work()
@@ -117,17 +117,16 @@ pub fn register(r: &mut Registry) {
     .work()
     .bind(move |folder: String| load(&host, "load_captioner", &folder, Captioner::load));
     let host = r.host();
-    r.def(
-        "c.caption(picture: Image)",
-        "What a picture shows, in words: the likeliest next word at every place.",
-    )
-    .option("begin", "string", "the caption's first words: \"a picture of\"")
-    .option("most", "integer", "most tokens after them; 30")
-    .example("load_captioner(\"no-such-folder\").caption(open(\"dog-flat.png\")) // error: no-such-folder")
-    .see(&["load_captioner"])
-    .work()
-    .bind(move |c: Captioner, picture: Picture, o: Opts| {
-        let begin = o.get::<String>("begin")?.unwrap_or_default();
-        c.caption(&picture, &begin, o.or("most", 30usize)?, host.cancel())
-    });
+    r.def("c.caption(picture)", "What a picture shows, in words: the likeliest next word at every place.")
+        .option("begin", "string", "the caption's first words: \"a picture of\"")
+        .option("most", "integer", "most tokens after them; 30")
+        .example(
+            "load_captioner(\"no-such-folder\").caption(open(\"dog-flat.png\")) // error: no-such-folder",
+        )
+        .see(&["load_captioner"])
+        .work()
+        .bind(move |c: Captioner, picture: Picture, o: Opts| {
+            let begin = o.get::<String>("begin")?.unwrap_or_default();
+            c.caption(&picture, &begin, o.or("most", 30usize)?, host.cancel())
+        });
 }

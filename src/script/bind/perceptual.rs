@@ -8,11 +8,11 @@ use candle_core::DType;
 use super::tensor::Tensor;
 use crate::engine::error::{Error, Kind, Result};
 use crate::engine::image::Picture;
-use crate::engine::nets::vgg::Vgg16;
+use crate::engine::nets::vgg::{Lpips, Vgg16};
 use crate::engine::weights::Weights;
 use crate::engine::weights::model::Model;
 use crate::engine::weights::read::TensorFile;
-use crate::script::args::Either;
+use crate::script::args::{Either, Opts};
 use crate::script::host::Host;
 use crate::script::registry::Registry;
 use crate::script::types::Handle;
@@ -24,6 +24,8 @@ pub enum Perceptual {
     Encoder(Model),
     /// VGG16's, from the user's weights.
     Vgg(Arc<Vgg16>),
+    /// The same, with what LPIPS weighs them by.
+    Lpips(Arc<Lpips>),
 }
 
 impl Handle for Perceptual {
@@ -33,6 +35,7 @@ impl Handle for Perceptual {
         match self {
             Perceptual::Encoder(m) => format!("the encoder of {}", m.name()),
             Perceptual::Vgg(_) => "VGG16".into(),
+            Perceptual::Lpips(_) => "VGG16 with LPIPS".into(),
         }
     }
 }
@@ -40,29 +43,57 @@ impl Handle for Perceptual {
 /// Bytes of a file of weights, at most: VGG16 with its classifier has 554 MB.
 const MOST: u64 = 4 << 30;
 
-fn vgg(host: &Host, name: &str) -> Result<Perceptual> {
+/// How a file of torchvision's weights is made.
+const VGG: (&str, &str) = (
+    "torchvision's VGG16 as .safetensors",
+    "in Python: safetensors.torch.save_file(torchvision.models.vgg16(weights=\"DEFAULT\").state_dict(), \"vgg16.safetensors\")",
+);
+/// And one of LPIPS's.
+const LIN: (&str, &str) = (
+    "the linear weights of LPIPS for VGG as .safetensors",
+    "in Python: safetensors.torch.save_file(torch.load(\"lpips/weights/v0.1/vgg.pth\"), \"lpips-vgg.safetensors\")",
+);
+
+fn weights(host: &Host, name: &str, (what, how): (&str, &str)) -> Result<Weights> {
     let path = Path::new(name);
     let real = host.policy.borrow().readable("perceptual", path)?;
     if path.is_dir() || !name.to_lowercase().ends_with(".safetensors") {
         return Err(Error::new(Kind::File, "perceptual", format!("{name}: this is no file of weights"))
-            .expected("torchvision's VGG16 as .safetensors")
-            .hint("in Python: safetensors.torch.save_file(torchvision.models.vgg16(weights=\"DEFAULT\").state_dict(), \"vgg16.safetensors\")"));
+            .expected(what)
+            .hint(how));
     }
     let size = std::fs::metadata(&real).map_err(|e| Error::file("perceptual", path, e))?.len();
     if size > MOST {
         return Err(Error::file("perceptual", path, format!("the file has {size} bytes")));
     }
     host.reserve("perceptual", size.saturating_mul(2))?;
-    let weights = Weights::load(&[TensorFile::open(&real)?], DType::F32, &candle_core::Device::Cpu)?;
-    Ok(Perceptual::Vgg(Arc::new(Vgg16::new(&weights.scope())?)))
+    Weights::load(&[TensorFile::open(&real)?], DType::F32, &candle_core::Device::Cpu)
+}
+
+fn vgg(host: &Host, name: &str, lin: Option<String>) -> Result<Perceptual> {
+    let net = Vgg16::new(&weights(host, name, VGG)?.scope())?;
+    Ok(match lin {
+        None => Perceptual::Vgg(Arc::new(net)),
+        Some(lin) => Perceptual::Lpips(Arc::new(Lpips::new(net, &weights(host, &lin, LIN)?.scope())?)),
+    })
 }
 
 fn features(p: &Perceptual, picture: &Picture) -> Result<Vec<Tensor>> {
     let all = match p {
         Perceptual::Encoder(m) => m.encoder_levels(picture)?,
         Perceptual::Vgg(net) => net.forward(&picture.tensor().to_dtype(DType::F32)?)?,
+        Perceptual::Lpips(net) => net.vgg().forward(&picture.tensor().to_dtype(DType::F32)?)?,
     };
     Ok(all.into_iter().map(Tensor).collect())
+}
+
+fn lpips(p: &Perceptual, a: &Picture, b: &Picture) -> Result<Tensor> {
+    let Perceptual::Lpips(net) = p else {
+        return Err(Error::value("lpips", "this network has no weights of LPIPS")
+            .expected("perceptual(\"vgg16.safetensors\", #{ lpips: \"lpips-vgg.safetensors\" })"));
+    };
+    let colors = |p: &Picture| p.tensor().to_dtype(DType::F32);
+    Ok(Tensor(net.distance(&colors(a)?, &colors(b)?)?.mean_all()?))
 }
 
 /// Binds them.
@@ -74,13 +105,19 @@ pub fn register(r: &mut Registry) {
         "A network whose activations tell how alike pictures look: the encoder of a model's own autoencoder, or VGG16 from a \
          file of your own (.safetensors in torchvision's names).",
     )
+    .option("lpips", "string", "with VGG16: a file of the weights of LPIPS (lin0.model.1.weight to lin4.model.1.weight), for `lpips`")
     .example("perceptual(load(\"emoji\")) // => Perceptual the encoder of emoji")
     .example("perceptual(\"vgg16.safetensors\") // error: vgg16.safetensors")
-    .see(&["features", "clip"])
+    .see(&["features", "lpips", "clip"])
     .work()
-    .bind(move |what: Either<Model, String>| match what {
-        Either::Left(m) => Ok(Perceptual::Encoder(m)),
-        Either::Right(name) => vgg(&host, &name),
+    .bind(move |what: Either<Model, String>, o: Opts| {
+        let lin = o.get::<String>("lpips")?;
+        match what {
+            Either::Left(_) if lin.is_some() => Err(Error::value("perceptual", "LPIPS is made on VGG16")
+                .expected("perceptual(\"vgg16.safetensors\", #{ lpips: \"lpips-vgg.safetensors\" })")),
+            Either::Left(m) => Ok(Perceptual::Encoder(m)),
+            Either::Right(name) => vgg(&host, &name, lin),
+        }
     });
     r.def(
         "p.features(picture)",
@@ -91,6 +128,16 @@ pub fn register(r: &mut Registry) {
     .see(&["perceptual"])
     .work()
     .bind(|p: Perceptual, picture: Picture| features(&p, &picture));
+    r.def(
+        "p.lpips(a, b)",
+        "How different two pictures look to people (LPIPS; Zhang and others 2018, arXiv 1801.03924): the weighed differences of five \
+         activations of VGG16, as a Tensor of one value with gradients to both; 0 for the same picture, the mean over several. The \
+         two have one size, which is not changed.",
+    )
+    .example("perceptual(load(\"emoji\")).lpips(open(\"dog-flat.png\"), open(\"cat-flat.png\")) // error: no weights of LPIPS")
+    .see(&["perceptual", "mse", "distance"])
+    .work()
+    .bind(|p: Perceptual, a: Picture, b: Picture| lpips(&p, &a, &b));
     r.def(
         "m.clip(what)",
         "The features of a picture or a text in the joint space of the CLIP beside the model, [n, d], not scaled to unit length, \

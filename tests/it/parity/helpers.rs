@@ -6,7 +6,9 @@ use scumble::engine::frozen::{Depth, Dino};
 use scumble::engine::image::Picture;
 use scumble::engine::nets::depth::Depth as DepthNet;
 use scumble::engine::nets::dino::{Dino as DinoNet, DinoConfig};
+use scumble::engine::nets::sam::{Point, Sam};
 use scumble::engine::observe::Cancel;
+use scumble::engine::segment::Segmenter;
 use scumble::engine::weights::Weights;
 use scumble::engine::weights::read::TensorFile;
 
@@ -90,6 +92,100 @@ fn captions_are_those_of_transformers() {
     assert!(error.contains("too many words"), "{error}");
 }
 
+/// PyTorch's own rounding is 3e-5 of the largest logit here.
+const MASKS: f64 = 1e-4;
+
+#[test]
+fn masks_are_those_of_transformers() {
+    let all = weights("tiny-sam");
+    let scope = all.scope();
+    let net = Sam::new(&scope, &json("tiny-sam/config.json")).unwrap();
+    let left: Vec<String> = scope.unused().into_iter().filter(|n| !n.contains("mask_embed.")).collect();
+    assert!(left.is_empty(), "everything is read but what rough masks need: {left:?}");
+    let fixture = Fixture::open("tiny-sam/reference.safetensors");
+    let seen = net.look(fixture.get("pixels"), &Cancel::default()).unwrap();
+    close("seen", &seen, fixture.get("seen"), EXACT);
+    let at = |x, y, inside| Point { x, y, inside };
+    let corners = Some([5.0, 8.0, 40.0, 61.0]);
+    let cases = [
+        ("point", vec![at(20.0, 31.5, true)], None),
+        ("points", vec![at(20.0, 31.5, true), at(50.0, 4.0, false), at(9.0, 60.0, true)], None),
+        ("box", vec![], corners),
+        ("both", vec![at(30.0, 30.0, true), at(6.0, 10.0, false)], corners),
+    ];
+    for (name, points, corners) in cases {
+        let masks = net.masks(&seen, &points, corners).unwrap();
+        close(name, &masks.logits, fixture.get(name), MASKS);
+        let scores = Tensor::new(masks.scores, &Device::Cpu).unwrap();
+        close(&format!("{name} scores"), &scores, fixture.get(&format!("{name}.scores")), MASKS);
+    }
+    let cancel = Cancel::default();
+    cancel.set();
+    assert!(net.look(fixture.get("pixels"), &cancel).is_err(), "a stop is seen between layers");
+}
+
+/// A picture of another shape goes the way of transformers' processor: scaled, filled up, and the mask scaled back.
+#[test]
+fn a_mask_has_the_pictures_size() {
+    let fixture = Fixture::open("tiny-sam/reference.safetensors");
+    let picture = Picture::from_tensor(fixture.get("shown").clone()).unwrap();
+    let segmenter = Segmenter::load(&data("tiny-sam"), &Device::Cpu).unwrap();
+    let cancel = Cancel::default();
+    let point = |x, y| [Point { x, y, inside: true }];
+    let masks = segmenter.masks(&picture, &point(30.0, 12.0), None, &cancel).unwrap();
+    let theirs = fixture.get("shown.logits");
+    assert_eq!(masks.len(), 4);
+    for (i, mask) in masks.iter().skip(1).enumerate() {
+        assert_eq!(mask.picture.tensor().dims(), [1, 3, 40, 56]);
+        let ours =
+            mask.picture.tensor().narrow(1, 0, 1).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let theirs = theirs.get(i).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        // Pixels are scaled by another program's bilinear filter: a border may move by a pixel.
+        let apart = ours.iter().zip(&theirs).filter(|(a, b)| (**a > 0.5) != (**b > 0.0)).count();
+        assert!(apart * 100 <= ours.len(), "mask {i}: {apart} of {} pixels differ", ours.len());
+    }
+    let best = segmenter.best(&picture, &point(30.0, 12.0), None, &cancel).unwrap();
+    let most = masks.iter().skip(1).map(|m| m.score).fold(f64::MIN, f64::max);
+    assert_eq!(best.score, most);
+    // The second look at a picture is remembered, a look at another is not: the same either way.
+    let other = Picture::from_tensor((fixture.get("shown") * 0.5).unwrap()).unwrap();
+    let fresh = || Segmenter::load(&data("tiny-sam"), &Device::Cpu).unwrap();
+    let scores = |s: &Segmenter, p: &Picture| -> Vec<f64> {
+        s.masks(p, &point(9.0, 9.0), None, &cancel).unwrap().iter().map(|m| m.score).collect()
+    };
+    assert_eq!(scores(&segmenter, &other), scores(&fresh(), &other));
+    assert_eq!(scores(&segmenter, &picture), scores(&fresh(), &picture));
+}
+
+#[test]
+fn places_outside_of_the_picture_are_told() {
+    let picture = Picture::from_tensor(Tensor::full(0.5f32, (1, 3, 40, 56), &Device::Cpu).unwrap()).unwrap();
+    let segmenter = Segmenter::load(&data("tiny-sam"), &Device::Cpu).unwrap();
+    let why = |points: &[Point], corners| {
+        segmenter.masks(&picture, points, corners, &Cancel::default()).unwrap_err().to_string()
+    };
+    for (x, y) in [(57.0, 3.0), (-1.0, 3.0), (3.0, 40.5), (f64::NAN, 3.0), (f64::INFINITY, 1.0)] {
+        let error = why(&[Point { x, y, inside: true }], None);
+        assert!(
+            error.contains("outside of the picture") && error.contains("x 0 to 56, y 0 to 40"),
+            "{error}"
+        );
+    }
+    for corners in
+        [[9.0, 9.0, 3.0, 20.0], [0.0, 0.0, 60.0, 20.0], [f64::NAN, 0.0, 5.0, 5.0], [4.0, 4.0, 4.0, 9.0]]
+    {
+        assert!(why(&[], Some(corners)).contains("no box within"), "{corners:?}");
+    }
+    assert!(why(&[], None).contains("neither a point nor a box"));
+    let two = Picture::from_tensor(Tensor::full(0.5f32, (2, 3, 40, 56), &Device::Cpu).unwrap()).unwrap();
+    let point = [Point { x: 1.0, y: 1.0, inside: true }];
+    assert!(segmenter.masks(&two, &point, None, &Cancel::default()).is_err());
+    let tracked = Var::from_tensor(picture.tensor()).unwrap();
+    let tracked = Picture::from_tensor(tracked.as_tensor().clone()).unwrap();
+    let error = segmenter.masks(&tracked, &point, None, &Cancel::default()).unwrap_err().to_string();
+    assert!(error.contains("has no gradient"), "{error}");
+}
+
 #[test]
 fn wrong_folders_are_told() {
     let error = Dino::load(&data("tiny-depth"), &Device::Cpu).unwrap_err().to_string();
@@ -97,6 +193,21 @@ fn wrong_folders_are_told() {
     let error = Depth::load(&data("tiny-dino"), &Device::Cpu).unwrap_err().to_string();
     assert!(error.contains("another kind") && error.contains("dinov2"), "{error}");
     assert!(Captioner::load(&data("tiny-dino"), &Device::Cpu).is_err());
+    let error = Segmenter::load(&data("tiny-dino"), &Device::Cpu).unwrap_err().to_string();
+    assert!(error.contains("another kind") && error.contains("dinov2"), "{error}");
+    for (part, key, value) in [
+        ("vision_config", "hidden_size", 25),
+        ("vision_config", "window_size", 4),
+        ("vision_config", "patch_size", 7),
+        ("vision_config", "num_hidden_layers", 4),
+        ("prompt_encoder_config", "hidden_size", 32),
+        ("mask_decoder_config", "num_attention_heads", 3),
+        ("mask_decoder_config", "num_multimask_outputs", 2),
+    ] {
+        let mut config = json("tiny-sam/config.json");
+        config[part][key] = value.into();
+        assert!(Sam::new(&weights("tiny-sam").scope(), &config).is_err(), "{part} {key} {value}");
+    }
     let error = Dino::load(&data("nowhere"), &Device::Cpu).unwrap_err().to_string();
     assert!(error.contains("nowhere") && error.contains("no transformers model"), "{error}");
     for (key, value) in

@@ -2,6 +2,7 @@
 //! tests/parity/README.md.
 
 mod chains;
+mod edges;
 mod embedded;
 mod full_size;
 mod guidance;
