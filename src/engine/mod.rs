@@ -1,6 +1,7 @@
 //! Diffusion on candle: tensors, networks with hooks, weights, schedules, noise. Knows no script and no terminal.
 
 pub mod caption;
+pub mod chart;
 pub mod detector;
 pub mod device;
 pub mod diffusion;

@@ -20,6 +20,7 @@ mod model;
 mod numbers;
 mod optimizers;
 mod perceptual;
+mod plot;
 mod prompt;
 mod schedule;
 mod segment;
@@ -84,6 +85,7 @@ pub fn register(r: &mut Registry) {
     data::register(r);
     maps::register(r);
     tables::register(r);
+    plot::register(r);
     core::register(r);
 }
 
