@@ -24,7 +24,7 @@ use crate::ui::output::Output;
 use crate::ui::repl::Repl;
 use crate::ui::reporter::{Mode, Reporter};
 use crate::ui::worker::{Request, Worker};
-use crate::ui::{doctor, run, words};
+use crate::ui::{doctor, pictures, run, words};
 
 /// Licences and credits of what ships inside the program.
 const LICENSES: &str = include_str!("../models/LICENSES.md");
@@ -97,7 +97,8 @@ fn mode(
         Some(Command::Check { recipes }) => return Ok(check(&recipes, ui)),
         Some(Command::Doc { markdown: true, .. }) => ui.out(catalog::reference_markdown().trim_end()),
         Some(Command::Doc { name, .. }) => doc(&name.join(" "), ui)?,
-        Some(Command::Doctor) => {
+        Some(Command::Doctor { pictures: true }) => pictures::test_card(ui, Typing::Leave),
+        Some(Command::Doctor { pictures: false }) => {
             let caps = ui.caps(Typing::Leave).clone();
             ui.out(&doctor::report(&flags.settings(false), &caps));
         }
@@ -139,7 +140,7 @@ fn once(flags: &Flags, interrupts: &Interrupts, ui: &mut Reporter, request: Requ
     let settings = flags.settings(false);
     let worker = start(flags, &settings, interrupts)?;
     let finished = run::run(&worker, interrupts, ui, request);
-    if interrupts.exit().is_some() && finished.snapshot.is_some() {
+    if (interrupts.exit().is_some() || finished.fault) && finished.snapshot.is_some() {
         run::rescue(&worker, ui);
     }
     Ok(finished.code)

@@ -14,9 +14,23 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+/// Where the last panic of a thread that catches its panics happened.
+static PANIC: Mutex<Option<String>> = Mutex::new(None);
+
+/// Remembers where a panic happened, for the report that is made of it.
+pub fn note_panic(place: &str) {
+    let text = format!("a panic at {place}, version {}", env!("CARGO_PKG_VERSION"));
+    PANIC.lock().unwrap_or_else(PoisonError::into_inner).replace(text);
+}
+
+/// Where the last panic happened, taken out.
+pub fn place_of_panic() -> Option<String> {
+    PANIC.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
 
 /// How the process ends when this report ends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

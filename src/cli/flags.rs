@@ -60,7 +60,11 @@ pub enum Command {
         markdown: bool,
     },
     /// Say what was found here: device, memory, threads, terminal, folders
-    Doctor,
+    Doctor {
+        /// Show a test card in each way that this terminal shows pictures
+        #[arg(long)]
+        pictures: bool,
+    },
     /// Print the licences and credits of what ships inside the program
     Licenses,
 }

@@ -166,7 +166,7 @@ fn dispatch(
     let checked = checked.and_then(|()| finished_graphs(host, &c.op, &args));
     let result = checked.map_err(Fail::Engine).and_then(|()| {
         catch_unwind(AssertUnwindSafe(|| (c.call)(cx, &args)))
-            .unwrap_or_else(|panic| Err(Fail::Engine(crashed(&c.op, &panic))))
+            .unwrap_or_else(|panic| Err(Fail::Engine(crashed(&c.op, &*panic))))
     });
     if c.work {
         host.worked();
@@ -223,8 +223,12 @@ fn crashed(op: &str, panic: &(dyn std::any::Any + Send)) -> Error {
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("no message");
-    Error::new(Kind::Internal, op, format!("scumble itself failed here: {text}"))
-        .hint("this is a fault of scumble, not of the script; the session goes on. Please report it with the script")
+    let error = Error::new(Kind::Internal, op, format!("scumble itself failed here: {text}"))
+        .hint("a fault of scumble, not of the script: please report these lines and the script");
+    match crate::report::place_of_panic() {
+        Some(place) => error.got(place),
+        None => error,
+    }
 }
 
 /// One function being defined. Dropping it without [`Def::bind`] defines nothing.

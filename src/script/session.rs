@@ -98,10 +98,15 @@ impl Session {
 
     /// A stopped cell leaves its last latent in `ans`: nothing is lost.
     fn keep_last(&mut self, report: Report) -> Report {
-        if report.exit != Exit::Interrupted && report.kind != "budget" {
+        if report.exit != Exit::Interrupted && !matches!(&*report.kind, "budget" | "internal") {
             return report;
         }
         match self.host.take_last() {
+            Some(z) if report.kind == "internal" => {
+                self.set_ans(Dynamic::from(z));
+                let hint = report.hint.clone().unwrap_or_default();
+                report.hint(format!("{hint}; ans holds the latent of the last step"))
+            }
             Some(z) => {
                 self.set_ans(Dynamic::from(z));
                 report.hint("ans holds the latent of the last step: m.decode(ans) shows it")
@@ -130,6 +135,24 @@ impl Session {
         let bytes = bind::latent_file(&z).ok()?;
         let path = PathBuf::from(format!("{name}-latent.safetensors"));
         self.host.policy.borrow().write_new("rescue", &path, &bytes).ok()
+    }
+
+    /// Saves a variable that is an Image as OUT/NAME.png. `None`: there is no such variable.
+    /// Errors: it is not an Image, or cannot be written.
+    pub fn keep_picture(&mut self, name: &str) -> Result<Option<PathBuf>, Box<Report>> {
+        let Some(value) = self.scope.get(name) else { return Ok(None) };
+        let kind = types::name(value);
+        if kind != "Image" {
+            let report = Report::new("type", format!("{name} cannot be fetched as a picture"));
+            let mut report =
+                report.hint("m.decode(z) makes an Image of a Latent; files are fetched by their name");
+            (report.expected, report.got) = (Some("an Image".into()), Some(kind));
+            return Err(Box::new(report));
+        }
+        let mut scope = std::mem::take(&mut self.scope);
+        let saved = self.evaluate(":get", &format!("save({name}, \"{name}.png\")"), &mut scope, false);
+        self.scope = prune(scope);
+        Ok(Some(PathBuf::from(saved.map_err(Box::new)?.to_string())))
     }
 
     /// Runs a recipe (a built-in name, or a file) with values as typed on the command line.
@@ -265,8 +288,12 @@ impl Session {
             Err(panic) => {
                 let text = panic.downcast_ref::<String>().cloned();
                 let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_string()));
-                Err(Report::new("internal", format!("scumble itself failed: {}", text.unwrap_or_default()))
-                    .hint("this is a fault of scumble, not of the script; the session goes on. Please report it"))
+                let title = format!("scumble itself failed: {}", text.unwrap_or_default());
+                let mut report = Report::new("internal", title).hint(
+                    "a fault of scumble, not of the script: please report these lines and what you ran",
+                );
+                report.got = crate::report::place_of_panic();
+                Err(report)
             }
         }
     }

@@ -124,12 +124,12 @@ fn parse(bytes: &[u8]) -> Option<(Key, usize)> {
         0..=0x1f => (Key::Other, 1),
         _ => {
             let len = match first {
-                0xf0.. => 4,
-                0xe0.. => 3,
-                0xc0.. => 2,
+                0xf0..=0xf4 => 4,
+                0xe0..=0xef => 3,
+                0xc2..=0xdf => 2,
                 _ => 1,
             };
-            let Some(piece) = bytes.get(..len) else { return None };
+            let piece = bytes.get(..len)?;
             match std::str::from_utf8(piece).ok().and_then(|s| s.chars().next()) {
                 Some(c) => (Key::Char(c), len),
                 None => (Key::Other, 1),

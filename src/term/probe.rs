@@ -8,15 +8,25 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{self, LocalModes, OptionalActions};
 
 use super::answer::{Answer, parse};
+use super::brands::{self, Brand};
+use super::tmux::{self, Tmux};
 use super::tty;
 
 /// Longest wait for answers; an answer that comes later would land in the line editor as text.
 const WAIT: Duration = Duration::from_millis(250);
 /// The same where every answer travels through a network.
 const WAIT_REMOTE: Duration = Duration::from_millis(800);
+/// The same for a terminal that is known to answer: one that has just been opened may be busy with itself.
+const WAIT_KNOWN: Duration = Duration::from_secs(2);
 
-/// Name and version, kitty graphics, and last the device attributes, which every terminal answers.
-const QUESTION: &[u8] = b"\x1b[>q\x1b_Gi=31,s=1,v=1,a=q,t=d,f=24;AAAA\x1b\\\x1b[c";
+/// Name and version; a 24-bit color that is set and asked for, as ssh rarely carries COLORTERM along; size of a cell.
+const QUESTION: &str = "\x1b[>q\x1b[48;2;1;2;3m\x1bP$qm\x1b\\\x1b[m\x1bP+q524742\x1b\\\x1b[16t";
+/// kitty graphics. Not inside tmux or screen, where this kind of escape sets the title.
+const QUESTION_KITTY: &str = "\x1b_Gi=31,s=1,v=1,a=q,t=d,f=24;AAAA\x1b\\";
+/// The device attributes, which every terminal answers: the end.
+const QUESTION_LAST: &str = "\x1b[c";
+/// For a terminal with sixel: 256 colors for pictures, if it lets itself be told, and how many it has.
+const QUESTION_SIXEL: &str = "\x1b[?1;3;256S\x1b[?1;1;0S\x1b[c";
 
 /// How pictures reach the screen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +35,8 @@ pub enum Protocol {
     Kitty,
     /// iTerm2's inline images.
     Iterm,
+    /// DEC's sixel.
+    Sixel,
     /// Half-block characters with two colors each.
     Blocks,
     /// Not at all.
@@ -32,27 +44,21 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// All of them.
+    pub const ALL: [Protocol; 5] =
+        [Protocol::Kitty, Protocol::Iterm, Protocol::Sixel, Protocol::Blocks, Protocol::None];
+
     /// As `SCUMBLE_GRAPHICS` and the banner name it.
     pub fn name(self) -> &'static str {
         match self {
             Protocol::Kitty => "kitty",
             Protocol::Iterm => "iterm",
+            Protocol::Sixel => "sixel",
             Protocol::Blocks => "blocks",
             Protocol::None => "none",
         }
     }
 }
-
-/// Terminals whose name says more than their answers: the beginning of the name, and what serves best there.
-const BRANDS: &[(&str, Protocol)] = &[
-    ("kitty", Protocol::Kitty),
-    ("ghostty", Protocol::Kitty),
-    ("konsole", Protocol::Kitty),
-    // Answers kitty's query too; iTerm2's protocol is the one that it implements in full.
-    ("wezterm", Protocol::Iterm),
-    ("iterm", Protocol::Iterm),
-    ("mintty", Protocol::Iterm),
-];
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,12 +67,24 @@ pub struct Caps {
     pub protocol: Protocol,
     /// Why this protocol.
     pub reason: String,
+    /// Everything that the terminal claims to do, the best first.
+    pub claims: Vec<Protocol>,
+    /// What the user may change to see more.
+    pub advice: Option<String>,
     /// Name and version, as the terminal gave them.
     pub brand: Option<String>,
     /// 24-bit colors.
     pub truecolor: bool,
     /// tmux or screen, if we are inside one.
     pub multiplexer: Option<&'static str>,
+    /// Text cells can hold pieces of a picture: kitty's Unicode placeholders.
+    pub placeholders: bool,
+    /// OSC 8 links.
+    pub links: bool,
+    /// OSC 9 messages to the desktop.
+    pub messages: bool,
+    /// Most colors of a sixel picture.
+    pub registers: u16,
     /// Width and height of a cell in pixels, if known.
     pub cell: Option<(u16, u16)>,
     /// What the user typed while we asked.
@@ -89,54 +107,140 @@ fn var(name: &str) -> String {
     std::env::var(name).unwrap_or_default()
 }
 
+/// tmux or screen, by the environment; also where ssh has carried only TERM along.
+fn multiplexer() -> Option<&'static str> {
+    let term = var("TERM");
+    match () {
+        () if std::env::var_os("TMUX").is_some() || term.starts_with("tmux") => Some("tmux"),
+        () if std::env::var_os("STY").is_some() || term.starts_with("screen") => Some("screen"),
+        () => None,
+    }
+}
+
+/// Whether mosh carries our output: it passes on text and colors, no pictures, whatever the environment says.
+fn is_mosh() -> bool {
+    let mut process = std::process::id();
+    // The chain of parents; only Linux tells.
+    for _ in 0..16 {
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{process}/stat")) else { return false };
+        // The name stands in parentheses and may hold some itself.
+        let Some((head, tail)) = stat.rsplit_once(')') else { return false };
+        if head.ends_with("(mosh-server") {
+            return true;
+        }
+        match tail.split_whitespace().nth(1).and_then(|p| p.parse().ok()) {
+            Some(parent) if parent > 1 => process = parent,
+            _ => return false,
+        }
+    }
+    false
+}
+
 impl Caps {
     fn new(protocol: Protocol, reason: impl Into<String>) -> Self {
-        let multiplexer = match () {
-            () if std::env::var_os("TMUX").is_some() => Some("tmux"),
-            () if std::env::var_os("STY").is_some() => Some("screen"),
-            () => None,
-        };
+        let multiplexer = multiplexer();
         let (color, term) = (var("COLORTERM"), var("TERM"));
         let known = ["kitty", "direct", "ghostty", "alacritty", "foot", "wezterm"];
-        // tmux takes 24-bit colors and turns them into what its own terminal has.
-        let truecolor = color == "truecolor"
-            || color == "24bit"
-            || multiplexer == Some("tmux")
-            || known.iter().any(|t| term.contains(t));
+        let said = color == "truecolor" || color == "24bit" || known.iter().any(|t| term.contains(t));
+        // tmux takes 24-bit colors and turns them into what its own terminal has. screen got COLORTERM from the terminal
+        // around it, and knows no such colors itself.
+        let truecolor = match multiplexer {
+            Some("tmux") => true,
+            Some("screen") => term.contains("direct"),
+            _ => said,
+        };
+        let vte = var("VTE_VERSION").parse::<u32>().is_ok_and(|v| v >= 5000) && multiplexer.is_none();
         Caps {
             protocol,
             reason: reason.into(),
+            claims: vec![Protocol::Blocks],
+            advice: None,
             brand: None,
             truecolor,
             multiplexer,
+            placeholders: false,
+            links: vte,
+            messages: false,
+            registers: 256,
             cell: cell(),
             typed_ahead: String::new(),
             late: false,
         }
     }
 
-    /// Takes what the terminal said.
-    fn answered(answer: Answer) -> Self {
-        let brand = answer.brand.clone();
-        let lower = brand.clone().unwrap_or_default().to_lowercase();
-        let preferred = BRANDS.iter().find(|(name, _)| lower.starts_with(name)).map(|(_, p)| *p);
-        let (protocol, reason) = match preferred {
-            Some(p) => (p, format!("the terminal says that it is {}", brand.clone().unwrap_or_default())),
-            None if answer.kitty => {
-                (Protocol::Kitty, "the terminal answered kitty's graphics query".to_string())
+    /// Takes what the terminal said, or tmux in its place.
+    fn answered(answer: Answer, tmux: Option<&Tmux>) -> Self {
+        let inside = multiplexer();
+        let name = tmux.map(|t| t.client.clone()).filter(|c| !c.is_empty());
+        let name = name.or(answer.brand.clone());
+        let brand = name.as_deref().and_then(brands::find);
+        let mut caps = match inside {
+            Some(inside) => Caps::inside(inside, &answer, tmux, brand),
+            None => Caps::outside(&answer, brand, name.as_deref()),
+        };
+        caps.placeholders &= brand.is_some_and(|b| b.has_placeholders(name.as_deref().unwrap_or_default()));
+        caps.registers = answer.registers.unwrap_or(caps.registers).clamp(2, 256);
+        caps.cell = caps.cell.or(answer.cell);
+        Caps { brand: name, typed_ahead: answer.typed, late: !answer.ended, ..caps }
+    }
+
+    /// The terminal itself speaks.
+    fn outside(answer: &Answer, brand: Option<&Brand>, name: Option<&str>) -> Self {
+        let claims = brands::claims(brand, answer);
+        let best = claims.first().copied().unwrap_or(Protocol::Blocks);
+        let preferred = brand.and_then(|b| b.protocol(answer));
+        let (protocol, reason) = match best {
+            _ if preferred.is_some() => {
+                (best, format!("the terminal says that it is {}", name.unwrap_or_default()))
             }
-            None => from_environment().unwrap_or_else(|| {
-                let reason = if answer.ended {
-                    "the terminal answered, without a picture protocol that scumble speaks"
-                } else {
-                    "the terminal did not answer in time"
-                };
-                (Protocol::Blocks, reason.to_string())
-            }),
+            Protocol::Kitty => (best, "the terminal answered kitty's graphics query".into()),
+            Protocol::Sixel => (best, "the terminal's device attributes name sixel".into()),
+            // A terminal that answered and gave no name may be mosh, behind which the environment speaks of another.
+            _ => match from_environment().filter(|_| !(answer.ended && is_mosh())) {
+                Some(found) => found,
+                None if answer.ended => (
+                    Protocol::Blocks,
+                    "the terminal answered, without a picture protocol that scumble speaks".into(),
+                ),
+                None => (Protocol::Blocks, "the terminal did not answer in time".into()),
+            },
         };
         let mut caps = Caps::new(protocol, reason);
-        caps.truecolor |= preferred.is_some() || answer.kitty;
-        Caps { brand, typed_ahead: answer.typed, late: !answer.ended, ..caps }
+        caps.claims = claims;
+        if !caps.claims.contains(&protocol) {
+            caps.claims.insert(0, protocol);
+        }
+        caps.truecolor |= answer.truecolor || answer.kitty || brand.is_some_and(|b| b.truecolor);
+        caps.placeholders = true;
+        caps.links |= brand.is_some_and(|b| b.links);
+        caps.messages = brand.is_some_and(|b| b.messages);
+        caps
+    }
+
+    /// Inside tmux or screen: what they draw themselves, and what tmux passes on.
+    fn inside(name: &str, answer: &Answer, tmux: Option<&Tmux>, brand: Option<&Brand>) -> Self {
+        let mut caps =
+            Caps::new(Protocol::Blocks, format!("inside {name}, which passes no picture protocol on"));
+        if let Some(tmux) = tmux {
+            // Its own mapping to 256 colors is coarser than ours.
+            caps.truecolor = tmux.client.is_empty() || tmux.has("RGB") || brand.is_some_and(|b| b.truecolor);
+            caps.links = tmux.has("hyperlinks");
+            let able = brand.is_some_and(|b| b.has_placeholders(&tmux.client));
+            if able && tmux.passthrough && caps.truecolor {
+                caps.protocol = Protocol::Kitty;
+                caps.placeholders = true;
+                caps.claims = vec![Protocol::Kitty, Protocol::Blocks];
+                caps.reason = format!("tmux in {} passes it on", tmux.client);
+            } else if able && !tmux.passthrough {
+                caps.advice = Some(format!("pictures pass through tmux after: {}", tmux::ADVICE));
+            }
+        }
+        if answer.sixel && caps.protocol == Protocol::Blocks {
+            caps.protocol = Protocol::Sixel;
+            caps.claims = vec![Protocol::Sixel, Protocol::Blocks];
+            caps.reason = format!("{name} draws sixel pictures itself");
+        }
+        caps
     }
 
     /// Reads an answer that came too late, so that it does not land in the line editor as text.
@@ -148,7 +252,7 @@ impl Caps {
         let Some(answer) = listen(Duration::from_millis(20), None) else { return };
         let typed = std::mem::take(&mut self.typed_ahead) + answer.typed.as_str();
         if answer.ended || answer.kitty || answer.brand.is_some() {
-            *self = Caps::answered(answer);
+            *self = Caps::answered(answer, None);
         }
         self.typed_ahead = typed;
     }
@@ -161,22 +265,34 @@ fn cell() -> Option<(u16, u16)> {
     whole.then(|| (size.ws_xpixel / size.ws_col, size.ws_ypixel / size.ws_row)).filter(|c| c.0 > 1 && c.1 > 1)
 }
 
+/// What the environment says, for terminals that give no name, or not in time.
 fn from_environment() -> Option<(Protocol, String)> {
-    for name in ["TERM_PROGRAM", "LC_TERMINAL"] {
-        let value = var(name).to_lowercase();
-        if value.starts_with("iterm") || value == "wezterm" || value == "mintty" {
-            return Some((Protocol::Iterm, format!("{name}={}", var(name))));
-        }
-    }
-    None
+    let known = [
+        ("TERM_PROGRAM", "iterm", Protocol::Iterm),
+        ("TERM_PROGRAM", "wezterm", Protocol::Iterm),
+        ("TERM_PROGRAM", "mintty", Protocol::Iterm),
+        ("TERM_PROGRAM", "ghostty", Protocol::Kitty),
+        ("LC_TERMINAL", "iterm", Protocol::Iterm),
+        ("LC_TERMINAL", "wezterm", Protocol::Iterm),
+        ("TERM", "xterm-kitty", Protocol::Kitty),
+        ("TERM", "xterm-ghostty", Protocol::Kitty),
+        ("TERM", "foot", Protocol::Sixel),
+    ];
+    let found = known.into_iter().find(|(name, start, _)| var(name).to_lowercase().starts_with(start));
+    found.filter(|_| multiplexer().is_none()).map(|(name, _, p)| (p, format!("{name}={}", var(name))))
 }
 
 /// Reasons not to ask at all, and what is done then.
 fn unasked() -> Option<Caps> {
     let choice = var("SCUMBLE_GRAPHICS");
-    let all = [Protocol::Kitty, Protocol::Iterm, Protocol::Blocks, Protocol::None];
-    if let Some(protocol) = all.into_iter().find(|p| p.name() == choice) {
-        return Some(Caps::new(protocol, format!("SCUMBLE_GRAPHICS={choice}")));
+    if let Some(protocol) = Protocol::ALL.into_iter().find(|p| p.name() == choice) {
+        let mut caps = Caps::new(protocol, format!("SCUMBLE_GRAPHICS={choice}"));
+        // Inside tmux it is kitty's protocol only by way of text cells.
+        caps.placeholders = caps.multiplexer.is_some();
+        if protocol != Protocol::Blocks {
+            caps.claims.insert(0, protocol);
+        }
+        return Some(caps);
     }
     if !tty::is_terminal_out() {
         return Some(Caps::new(Protocol::None, "stdout is no terminal"));
@@ -185,8 +301,15 @@ fn unasked() -> Option<Caps> {
         return Some(Caps::new(Protocol::None, "TERM is dumb"));
     }
     let caps = Caps::new(Protocol::Blocks, "");
-    if let Some(name) = caps.multiplexer {
-        return Some(Caps { reason: format!("inside {name}, which passes no picture protocol on"), ..caps });
+    if caps.multiplexer == Some("screen") {
+        return Some(Caps { reason: "inside screen, which passes no picture protocol on".into(), ..caps });
+    }
+    if is_mosh() {
+        return Some(Caps {
+            reason: "over mosh, which carries text and colors only".into(),
+            links: false,
+            ..caps
+        });
     }
     // The Linux console and Terminal.app print what they do not understand.
     let (term, program) = (var("TERM"), var("TERM_PROGRAM"));
@@ -197,10 +320,10 @@ fn unasked() -> Option<Caps> {
     if !var("CI").is_empty() {
         return Some(Caps { reason: "CI is set, so the terminal was not asked".into(), ..caps });
     }
-    from_environment().map(|(protocol, reason)| Caps { truecolor: true, ..Caps::new(protocol, reason) })
+    None
 }
 
-/// Finds out what the terminal can show. `SCUMBLE_GRAPHICS=kitty|iterm|blocks|none` decides without asking.
+/// Finds out what the terminal can show. `SCUMBLE_GRAPHICS=kitty|iterm|sixel|blocks|none` decides without asking.
 pub fn probe(typing: Typing) -> Caps {
     if let Some(caps) = unasked() {
         return caps;
@@ -208,11 +331,30 @@ pub fn probe(typing: Typing) -> Caps {
     if !tty::is_foreground() || (typing == Typing::Leave && has_raw_input()) {
         return Caps::new(Protocol::Blocks, "the keyboard cannot be read now, so the terminal was not asked");
     }
+    let inside = multiplexer();
+    let tmux = inside.filter(|_| std::env::var_os("TMUX").is_some()).and_then(|_| tmux::ask());
     let remote = std::env::var_os("SSH_CONNECTION").is_some();
-    match listen(if remote { WAIT_REMOTE } else { WAIT }, Some(QUESTION)) {
-        Some(answer) => Caps::answered(answer),
-        None => Caps::new(Protocol::Blocks, "/dev/tty cannot be opened, so the terminal was not asked"),
+    let wait = match from_environment() {
+        Some(_) => WAIT_KNOWN,
+        None if remote => WAIT_REMOTE,
+        None => WAIT,
+    };
+    let kitty = if inside.is_none() { QUESTION_KITTY } else { "" };
+    let question = format!("{QUESTION}{kitty}{QUESTION_LAST}");
+    let Some(mut answer) = listen(wait, Some(question.as_bytes())) else {
+        return Caps::new(Protocol::Blocks, "/dev/tty cannot be opened, so the terminal was not asked");
+    };
+    if answer.ended
+        && answer.sixel
+        && inside.is_none()
+        && Caps::answered(answer.clone(), None).protocol == Protocol::Sixel
+        && let Some(more) = listen(wait, Some(QUESTION_SIXEL.as_bytes()))
+    {
+        answer.registers = more.registers;
+        answer.ended &= more.ended;
+        answer.typed.push_str(&more.typed);
     }
+    Caps::answered(answer, tmux.as_ref())
 }
 
 /// Runs `f` while keys arrive one by one and are not echoed.
@@ -241,7 +383,7 @@ fn listen(wait: Duration, question: Option<&[u8]>) -> Option<Answer> {
         let mut buffer = [0u8; 256];
         while sent.is_ok() && !parse(&bytes).ended {
             let left = end.saturating_duration_since(Instant::now());
-            let wait = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
+            let wait = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
             let ready = poll(&mut [PollFd::new(&*terminal, PollFlags::IN)], Some(&wait)).unwrap_or(0);
             if ready == 0 {
                 break;
@@ -255,28 +397,61 @@ fn listen(wait: Duration, question: Option<&[u8]>) -> Option<Answer> {
     })
 }
 
+/// Half-blocks and nothing else: for tests of what is built on it.
+#[cfg(test)]
+pub(super) fn plain() -> Caps {
+    Caps::new(Protocol::Blocks, "a test")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn caps(kitty: bool, brand: Option<&str>) -> Protocol {
-        let answer = Answer { kitty, ended: true, brand: brand.map(String::from), ..Answer::default() };
-        Caps::answered(answer).protocol
+    fn answer(kitty: bool, sixel: bool, brand: Option<&str>) -> Answer {
+        Answer { kitty, sixel, ended: true, brand: brand.map(String::from), ..Answer::default() }
+    }
+
+    fn outside(kitty: bool, sixel: bool, name: Option<&str>) -> Caps {
+        Caps::outside(&answer(kitty, sixel, name), name.and_then(brands::find), name)
     }
 
     #[test]
     fn the_brand_goes_before_the_answer() {
-        assert_eq!(caps(true, None), Protocol::Kitty);
-        assert_eq!(caps(true, Some("kitty(0.35.2)")), Protocol::Kitty);
-        assert_eq!(caps(true, Some("WezTerm 20240203")), Protocol::Iterm);
-        assert_eq!(caps(false, Some("iTerm2 3.5.0")), Protocol::Iterm);
-        assert_eq!(caps(true, Some("another 1.0")), Protocol::Kitty);
+        assert_eq!(outside(true, false, None).protocol, Protocol::Kitty);
+        assert_eq!(outside(true, true, Some("WezTerm 20240203")).protocol, Protocol::Iterm);
+        assert_eq!(outside(false, false, Some("iTerm2 3.5.0")).protocol, Protocol::Iterm);
+        assert_eq!(outside(true, false, Some("another 1.0")).protocol, Protocol::Kitty);
+        let xterm = outside(false, true, Some("XTerm(379)"));
+        assert_eq!((xterm.protocol, xterm.truecolor, xterm.links), (Protocol::Sixel, true, false));
+    }
+
+    #[test]
+    fn tmux_shows_what_it_passes_on_or_draws() {
+        let kitty = |features: &str, passthrough| Tmux {
+            client: "kitty(0.35.2)".into(),
+            features: features.split(',').map(String::from).collect(),
+            passthrough,
+        };
+        let inside = |tmux: Option<Tmux>, sixel| {
+            let brand = tmux.as_ref().and_then(|t| brands::find(&t.client));
+            Caps::inside("tmux", &answer(false, sixel, None), tmux.as_ref(), brand)
+        };
+        let on = inside(Some(kitty("256,RGB,hyperlinks", true)), false);
+        assert_eq!((on.protocol, on.placeholders, on.links), (Protocol::Kitty, true, true));
+        let off = inside(Some(kitty("256,RGB", false)), false);
+        assert_eq!(off.protocol, Protocol::Blocks);
+        assert!(off.advice.is_some_and(|a| a.ends_with("tmux set -g allow-passthrough on")));
+        assert_eq!(inside(None, true).protocol, Protocol::Sixel);
+        assert_eq!(inside(None, false).protocol, Protocol::Blocks);
+        assert_eq!(inside(None, false).advice, None);
+        let plain = Tmux { client: "XTerm(379)".into(), ..Tmux::default() };
+        assert!(inside(Some(plain), false).truecolor);
+        let unknown = Tmux { client: "st 0.9".into(), ..Tmux::default() };
+        assert!(!inside(Some(unknown), false).truecolor, "the colors are turned into 256 here, not by tmux");
     }
 
     #[test]
     fn every_protocol_has_the_name_that_chooses_it() {
-        let names: Vec<_> =
-            [Protocol::Kitty, Protocol::Iterm, Protocol::Blocks, Protocol::None].map(Protocol::name).into();
-        assert_eq!(names, ["kitty", "iterm", "blocks", "none"]);
+        assert_eq!(Protocol::ALL.map(Protocol::name), ["kitty", "iterm", "sixel", "blocks", "none"]);
     }
 }

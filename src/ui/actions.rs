@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::meta::{self, Action};
 use super::repl::Repl;
 use super::worker::{Answer, Request};
-use super::{doctor, init, save};
+use super::{doctor, init, pictures, save};
 use crate::engine::device;
 use crate::report::Report;
 use crate::script::{catalog, host, options, recipes, thread, types};
@@ -43,6 +43,9 @@ pub(super) fn act(repl: &mut Repl, action: Action) -> Option<u8> {
             let text = doctor::report(repl.settings, &caps);
             repl.reporter.out(&text);
         }
+        Action::TestCard => pictures::test_card(repl.reporter, Typing::Keep),
+        Action::Serve(text) => pictures::serve(repl, &text),
+        Action::Get(name) => pictures::get(repl, &name),
         Action::Time(code) => {
             let started = Instant::now();
             repl.evaluate(Request::Eval(code));

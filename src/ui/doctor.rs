@@ -38,6 +38,14 @@ pub fn report(settings: &Settings, caps: &Caps) -> String {
     let term = std::env::var("TERM").unwrap_or_default();
     fact("terminal", format!("{brand}{columns}x{rows}, {color}, TERM={term}"));
     fact("pictures", format!("{}: {}", caps.protocol.name(), caps.reason));
+    if let Some(advice) = &caps.advice {
+        fact("", advice.clone());
+    }
+    let others = caps.claims.iter().filter(|p| **p != caps.protocol).map(|p| p.name());
+    let others = others.collect::<Vec<_>>().join(", ");
+    if !others.is_empty() {
+        fact("", format!("also here: {others}; scumble doctor --pictures shows all"));
+    }
     if let Some((w, h)) = caps.cell {
         fact("cell", format!("{w}x{h} pixels"));
     }

@@ -4,10 +4,12 @@
 //! what runs, let the last latent be saved, and end the process with 143 and 129. While nothing runs yet (flags are
 //! checked, a script is read from stdin) a signal ends the process at once, with the same codes.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::worker;
 use crate::engine::observe::Cancel;
 use crate::term::signals::{self, Signal};
 use crate::term::tty;
@@ -17,6 +19,9 @@ const TOGETHER: Duration = Duration::from_secs(2);
 
 /// Longest time between a request to leave and the end, longer than what `run` grants the work.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Longest time to save a latent at an idle prompt.
+const RESCUE: Duration = Duration::from_secs(5);
 
 /// What signals have asked for. Clones share it.
 #[derive(Clone)]
@@ -127,8 +132,24 @@ impl State {
     fn leave(&self, code: u8) {
         let again = self.exit.swap(code, Ordering::SeqCst) != 0;
         self.cancel.set();
-        if again || !self.running.load(Ordering::SeqCst) {
+        let idle = !self.running.load(Ordering::SeqCst);
+        if again || (idle && !self.interactive.load(Ordering::SeqCst)) {
             quit(code);
+        }
+        if idle {
+            // The main thread waits for keys: the latent that nobody may have saved is saved without it.
+            let started = std::thread::Builder::new().name("rescue".into()).spawn(move || {
+                let saved = worker::rescue(RESCUE);
+                tty::restore();
+                if let Some(path) = saved {
+                    let _ = writeln!(std::io::stderr(), "\nthe last latent was saved: {}", path.display());
+                }
+                quit(code)
+            });
+            if started.is_err() {
+                quit(code);
+            }
+            return;
         }
         // Nor does the first one wait for ever: the main thread may hang in a pipe that nobody reads. Without a thread
         // for this, the second request remains.

@@ -33,6 +33,12 @@ pub enum Action {
     Memory,
     /// What this machine and terminal can do.
     Doctor,
+    /// Show a test card.
+    TestCard,
+    /// Start or stop showing results to a browser: a port, `stop`, or nothing.
+    Serve(String),
+    /// Bring a picture to the user's own machine.
+    Get(String),
     /// Trust this folder's init file, and run it.
     Trust,
     /// Time an expression.
@@ -76,9 +82,13 @@ pub const COMMANDS: &[Command] = &[
     command("free", "name ...", "forget variables", free),
     command("save", "file.rhai", "save the cells that worked as a recipe", save),
     command("hist", "[text]", "earlier input, with that text in it", |t| Action::History(t.to_string())),
+    command("get", "name|file", "a picture for your own machine: a download, or what to type there", get),
+    command("serve", "[port|stop]", "show the results in your browser, through ssh", |t| {
+        Action::Serve(t.to_string())
+    }),
     command("time", "code", "evaluate and say how long it took", time),
     command("mem", "", "memory: held, most so far, allowed, free", |_| Action::Memory),
-    command("doctor", "", "device, threads, terminal, folders: what was found and why", |_| Action::Doctor),
+    command("doctor", "[--pictures]", "what was found here and why; with --pictures: a test card", doctor),
     command("trust", "", "run this folder's .scumble/init.rhai, now and at each start", |_| Action::Trust),
     command("reset", "", "forget all variables, functions and models", |_| Action::Reset),
     command("sh", "command", "run a shell command (also :!command)", shell),
@@ -198,6 +208,18 @@ fn free(rest: &str) -> Action {
     names(rest, "free what? :vars lists the variables", Action::Free)
 }
 
+fn doctor(rest: &str) -> Action {
+    match rest {
+        "" => Action::Doctor,
+        "--pictures" | "pictures" => Action::TestCard,
+        other => Action::Wrong(format!("there is no :doctor {other}; :doctor --pictures shows a test card")),
+    }
+}
+
+fn get(rest: &str) -> Action {
+    text(rest, "get what? :get x for an Image x, :get out/magicmix.png for a file", Action::Get)
+}
+
 fn text(rest: &str, missing: &str, make: fn(String) -> Action) -> Action {
     if rest.is_empty() { Action::Wrong(missing.to_string()) } else { make(rest.to_string()) }
 }
@@ -242,6 +264,13 @@ pub fn complete(line: &str, pos: usize, snapshot: &Snapshot) -> Option<(usize, V
     };
     let typed = arguments.rsplit(' ').next().unwrap_or_default();
     match find(word).map(|c| c.name) {
+        // Pictures among the variables; files complete where nothing is known of.
+        Some("get") => {
+            let pictures = snapshot.variables.iter().filter(|(_, ty)| ty.starts_with("Image"));
+            Some(starting(typed, pictures.map(|(n, ty)| candidate(n, ty)).collect()))
+        }
+        Some("doctor") => Some(starting(typed, vec![candidate("--pictures", "a test card")])),
+        Some("serve") => Some(starting(typed, vec![candidate("stop", "the address is dead then")])),
         Some("free") => {
             Some(starting(typed, snapshot.variables.iter().map(|(n, ty)| candidate(n, ty)).collect()))
         }

@@ -44,6 +44,8 @@ impl Output {
         match written {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => self.closed = true,
+            // The terminal hung up. Where that does not end the run, its results are files.
+            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => self.closed = true,
             Err(e) => {
                 let report = Report::new("file", format!("stdout cannot be written: {e}"));
                 self.failure = Some(match e.kind() {

@@ -12,6 +12,7 @@ use super::line::{Enter, LineHelper};
 use super::meta;
 use super::reporter::Reporter;
 use super::run;
+use super::serve::Server;
 use super::worker::{Request, Worker};
 use super::{actions, folders, init};
 use crate::engine::device;
@@ -36,6 +37,8 @@ pub struct Repl<'a> {
     pub(super) own_cells: usize,
     /// Lines that were typed before the prompt was there.
     typed_ahead: String,
+    /// What `:serve` started.
+    pub(super) server: Option<Server>,
 }
 
 impl<'a> Repl<'a> {
@@ -72,7 +75,17 @@ impl<'a> Repl<'a> {
             let _ = editor.load_history(file);
         }
         let typed_ahead = std::mem::take(&mut reporter.caps(Typing::Keep).typed_ahead);
-        Ok(Repl { worker, interrupts, reporter, settings, editor, history, own_cells: 0, typed_ahead })
+        Ok(Repl {
+            worker,
+            interrupts,
+            reporter,
+            settings,
+            editor,
+            history,
+            own_cells: 0,
+            typed_ahead,
+            server: None,
+        })
     }
 
     /// Reads and evaluates until the user leaves; the exit code.
@@ -128,12 +141,16 @@ impl<'a> Repl<'a> {
     fn banner(&mut self) {
         let device = device::open(&self.settings.device).map_or_else(|e| e.to_string(), |d| d.1);
         let pictures = self.reporter.caps(Typing::Keep).protocol.name();
+        let advice = self.reporter.caps(Typing::Keep).advice.clone();
         let version = env!("CARGO_PKG_VERSION");
         let model = &self.settings.model;
         self.reporter.remark(
             Role::Good,
             &format!("scumble {version}: {device}, model {model}, pictures as {pictures}"),
         );
+        if let Some(advice) = advice {
+            self.reporter.remark(Role::Hint, &advice);
+        }
         self.reporter
             .remark(Role::Dim, "?name explains, Tab completes, :help lists the commands; try :run magicmix");
     }

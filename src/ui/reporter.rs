@@ -14,6 +14,7 @@ use crate::report::Report;
 use crate::script::Outcome;
 use crate::term::graphics::{self, Bounds};
 use crate::term::probe::{self, Caps, Protocol, Typing};
+use crate::term::reach;
 use crate::term::style::{Role, Style};
 use crate::term::tty;
 
@@ -242,9 +243,9 @@ impl Reporter {
 
     /// A path on stdout: that of a run's result, or else of its last file, waits until the run has ended.
     fn saved(&mut self, path: PathBuf) {
-        let Some(recipe) = &self.recipe else { return self.out(&path.display().to_string()) };
+        let Some(recipe) = &self.recipe else { return self.out_path(&path) };
         if self.held.as_ref().is_some_and(|held| is_result(held, recipe)) && !is_result(&path, recipe) {
-            return self.out(&path.display().to_string());
+            return self.out_path(&path);
         }
         self.flush_path();
         self.held = Some(path);
@@ -252,7 +253,7 @@ impl Reporter {
 
     fn flush_path(&mut self) {
         if let Some(path) = self.held.take() {
-            self.out(&path.display().to_string());
+            self.out_path(&path);
         }
     }
 
@@ -261,20 +262,47 @@ impl Reporter {
         if self.mode != Mode::Terminal || self.out.is_closed() {
             return;
         }
+        self.draw(picture, None);
+        if !caption.is_empty() {
+            self.dim(caption);
+        }
+    }
+
+    /// Draws a picture, in another protocol than the chosen one if given.
+    pub(super) fn draw(&mut self, picture: &RgbImage, protocol: Option<Protocol>) {
         self.clear_progress();
         let (columns, rows) = tty::size();
         let bounds = Bounds {
             columns: columns.saturating_sub(1).clamp(1, PICTURE.0),
             rows: rows.saturating_sub(4).clamp(1, PICTURE.1),
         };
-        let caps = self.caps(Typing::Leave).clone();
+        let mut caps = self.caps(Typing::Leave).clone();
+        caps.protocol = protocol.unwrap_or(caps.protocol);
         if caps.protocol != Protocol::None {
-            let shown = graphics::show(&mut std::io::stdout(), &caps, picture, bounds);
-            self.out.note(shown);
+            // One write instead of one for each piece, and nothing in between.
+            let mut out = std::io::BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
+            let shown = graphics::show(&mut out, &caps, picture, bounds);
+            self.out.note(shown.and_then(|()| std::io::Write::flush(&mut out)));
         }
-        if !caption.is_empty() {
-            self.dim(caption);
-        }
+    }
+
+    /// Remembers how writing to stdout by somebody else went.
+    pub(super) fn note(&mut self, written: std::io::Result<()>) {
+        self.out.note(written);
+    }
+
+    /// A path that was saved without a run, on stdout.
+    pub(super) fn saved_beside(&mut self, path: &Path) {
+        self.out_path(path);
+    }
+
+    /// A path on stdout; on a terminal that has links, one.
+    fn out_path(&mut self, path: &Path) {
+        let text = match self.mode {
+            Mode::Terminal => reach::link(self.caps(Typing::Leave), path),
+            _ => path.display().to_string(),
+        };
+        self.out(&text);
     }
 
     fn json(&mut self, value: &Value) {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::interrupt::Interrupts;
 use super::reporter::{Mode, Reporter};
-use super::worker::{Answer, Message, Request, Worker};
+use super::worker::{self, Answer, Message, Request, Worker};
 use crate::report::{Exit, Report};
 use crate::script::Snapshot;
 use crate::term::style::Role;
@@ -21,6 +21,8 @@ pub struct Finished {
     pub code: u8,
     /// For completion; `None` if the evaluation thread is gone or did not stop.
     pub snapshot: Option<Snapshot>,
+    /// Whether scumble itself failed, and not the script.
+    pub fault: bool,
 }
 
 /// Runs a request that evaluates something to its end.
@@ -47,9 +49,13 @@ fn follow(worker: &Worker, interrupts: &Interrupts, reporter: &mut Reporter, onl
     let mut told = 0;
     let mut leaving: Option<Instant> = None;
     let mut abandoned = false;
+    let mut fault = false;
     loop {
         match worker.next(LOOK) {
-            Ok(Some(Message::Event(event))) => reporter.event(event),
+            Ok(Some(Message::Event(event))) => {
+                worker::fault("ui", &event);
+                reporter.event(event);
+            }
             Ok(Some(Message::Answer(Answer::Done(result), snapshot))) => {
                 let code = match result {
                     Ok(outcome) => {
@@ -63,14 +69,15 @@ fn follow(worker: &Worker, interrupts: &Interrupts, reporter: &mut Reporter, onl
                         report.exit.code()
                     }
                     Err(report) => {
+                        fault = report.kind == "internal";
                         reporter.report(&report);
                         report.exit.code()
                     }
                 };
-                return Finished { code: interrupts.exit().unwrap_or(code), snapshot: Some(snapshot) };
+                return Finished { code: interrupts.exit().unwrap_or(code), snapshot: Some(snapshot), fault };
             }
             Ok(Some(Message::Answer(_, snapshot))) => {
-                return Finished { code: 0, snapshot: Some(snapshot) };
+                return Finished { code: 0, snapshot: Some(snapshot), fault };
             }
             Ok(None) => reporter.tick(),
             Err(_) => return gone(reporter),
@@ -92,7 +99,7 @@ fn follow(worker: &Worker, interrupts: &Interrupts, reporter: &mut Reporter, onl
         if let Some(code) = interrupts.exit()
             && leaving.get_or_insert_with(Instant::now).elapsed() > GRACE
         {
-            return Finished { code, snapshot: None };
+            return Finished { code, snapshot: None, fault };
         }
     }
 }
@@ -109,5 +116,5 @@ fn gone(reporter: &mut Reporter) -> Finished {
         Report::new("internal", "the evaluation thread ended: a fault of scumble, not of the script")
             .hint("start again, and please report it with what you ran");
     reporter.report(&report);
-    Finished { code: 1, snapshot: None }
+    Finished { code: 1, snapshot: None, fault: true }
 }

@@ -1,8 +1,8 @@
 //! The evaluation thread: owns the session, with the large stack that deep scripts need.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::engine::device;
@@ -38,6 +38,10 @@ pub enum Request {
     Reset,
     /// Save the last latent to a file.
     Rescue,
+    /// The same for somebody who does not read messages: a signal, a panic.
+    RescueFor(Sender<Option<PathBuf>>),
+    /// Save a variable that is an Image to a file of its name.
+    Keep(String),
 }
 
 /// What came of a request.
@@ -57,6 +61,8 @@ pub enum Answer {
     Ready,
     /// Of `Rescue`: where it was saved, if there was one.
     Rescued(Option<PathBuf>),
+    /// Of `Keep`: where it was saved; `None` if there is no such variable.
+    Kept(Result<Option<PathBuf>, Box<Report>>),
 }
 
 /// What reaches the main thread.
@@ -78,6 +84,7 @@ struct Forward(SyncSender<Message>);
 
 impl Observer for Forward {
     fn event(&self, event: Event) {
+        fault("evaluation", &event);
         // A step that nobody had time to look at may be left out; everything else waits. Where the other end is gone,
         // there is nobody to tell.
         let passing = match event {
@@ -115,6 +122,8 @@ impl Worker {
             .name(NAME.into())
             .stack_size(STACK)
             .spawn(move || serve(&settings, &token, &inbox, &outbox))?;
+        let rescuer = Rescuer { requests: requests.clone(), cancel: cancel.clone() };
+        RESCUER.lock().unwrap_or_else(PoisonError::into_inner).replace(rescuer);
         Ok(Worker { requests, messages, cancel: cancel.clone() })
     }
 
@@ -152,6 +161,38 @@ impl Worker {
     }
 }
 
+/// The way to the evaluation thread for those who are not the main thread, or come after that one failed.
+struct Rescuer {
+    requests: Sender<Request>,
+    cancel: Cancel,
+}
+
+static RESCUER: Mutex<Option<Rescuer>> = Mutex::new(None);
+
+/// Stops what runs and saves its last latent, from any thread; where to, if there was one. Waits at most `wait`.
+pub fn rescue(wait: Duration) -> Option<PathBuf> {
+    let (sender, answer) = channel();
+    {
+        let rescuer = RESCUER.lock().unwrap_or_else(PoisonError::into_inner);
+        let rescuer = rescuer.as_ref()?;
+        rescuer.cancel.set();
+        rescuer.requests.send(Request::RescueFor(sender)).ok()?;
+    }
+    answer.recv_timeout(wait).ok()?
+}
+
+/// `SCUMBLE_FAULT=evaluation` or `ui` makes that thread panic at a run's third step, so that tests can look at what is
+/// left then: the terminal, the latent, the message.
+#[allow(clippy::panic, reason = "only where the environment asks for it")]
+pub(super) fn fault(thread: &str, event: &Event) {
+    static ASKED: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("SCUMBLE_FAULT").ok());
+    if let (Event::Step { done: 3.., .. }, Some(asked)) = (event, &*ASKED)
+        && asked == thread
+    {
+        panic!("SCUMBLE_FAULT={asked}");
+    }
+}
+
 fn serve(settings: &Settings, cancel: &Cancel, inbox: &Receiver<Request>, outbox: &SyncSender<Message>) {
     device::lead_pool(settings.threads.unwrap_or_else(device::threads), COMPUTE);
     let fresh = || Session::new(settings.clone(), Arc::new(Forward(outbox.clone())), cancel.clone());
@@ -171,10 +212,14 @@ fn serve(settings: &Settings, cancel: &Cancel, inbox: &Receiver<Request>, outbox
                 Answer::Ready
             }
             Request::Rescue => Answer::Rescued(session.rescue()),
+            Request::RescueFor(other) => {
+                let _ = other.send(session.rescue());
+                continue;
+            }
+            Request::Keep(name) => Answer::Kept(session.keep_picture(&name)),
         };
-        if outbox.send(Message::Answer(answer, session.snapshot())).is_err() {
-            return;
-        }
+        // Where nobody reads any more, somebody may still want the latent.
+        let _ = outbox.send(Message::Answer(answer, session.snapshot()));
         memory::trim(IDLE);
     }
 }

@@ -18,6 +18,8 @@ mod licences;
 #[cfg(target_os = "linux")]
 mod modes;
 mod parity;
+#[cfg(target_os = "linux")]
+mod pictures;
 mod program;
 #[cfg(target_os = "linux")]
 mod prompt;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use scumble::term::signals::ignores_hangup;
+
 use crate::program::{Room, files, until};
 use crate::terminal::Terminal;
 
@@ -31,4 +33,97 @@ fn ctrl_z_gives_the_shell_its_terminal_and_the_run_goes_on_after_it() {
     terminal.shows("ended 0");
     assert!(terminal.echoes());
     assert_eq!(files(&room.path("out")), ["text2image.png"]);
+}
+
+/// A run that takes minutes.
+const LONG_RUN: &str = ":run text2image steps=900 n=4\r";
+
+#[test]
+fn a_lost_connection_ends_the_program_and_keeps_the_latent() {
+    // At the prompt, and while something runs.
+    for busy in [false, true] {
+        let room = Room::new();
+        let Some(mut terminal) = Terminal::start(&room, &["--no-init"]) else { return };
+        if ignores_hangup() {
+            return eprintln!("hang-ups are ignored here, as under nohup: not tested");
+        }
+        terminal.prompts();
+        if busy {
+            terminal.types(LONG_RUN);
+            terminal.shows("sampling ");
+        } else {
+            terminal
+                .enters("let m = load(\"emoji\"); let s = m.schedule(4); s.step(m.noise(1), m.noise(2), 0);");
+        }
+        terminal.hangs_up();
+        assert_eq!(terminal.ends(), 129, "busy: {busy}");
+        if busy {
+            assert_eq!(files(&room.path("out")), ["text2image-latent.safetensors"]);
+        }
+    }
+}
+
+#[test]
+fn a_run_that_keeps_going_finishes_without_its_terminal() {
+    let room = Room::new();
+    let args = ["--keep-going", "run", "text2image", "steps=60"];
+    let Some(mut terminal) = Terminal::start(&room, &args) else { return };
+    terminal.shows("sampling ");
+    terminal.hangs_up();
+    assert_eq!(terminal.ends(), 0);
+    assert_eq!(files(&room.path("out")), ["text2image.png"]);
+}
+
+#[test]
+fn the_third_ctrl_c_ends_the_program_at_once() {
+    let room = Room::new();
+    let Some(mut terminal) = Terminal::start(&room, &["--no-init"]) else { return };
+    terminal.prompts();
+    // Steps that take seconds.
+    terminal.types(":run text2image steps=90 n=64\r");
+    until("the run begins", LONG, || !terminal.echoes());
+    std::thread::sleep(Duration::from_secs(3));
+    for text in ["stopping after this step", "still stopping"] {
+        terminal.types("\x03");
+        terminal.shows(text);
+    }
+    terminal.types("\x03");
+    assert_eq!(terminal.ends(), 130);
+    assert!(terminal.echoes(), "the terminal is as it was");
+}
+
+/// The program on a terminal, with a fault at the third step of a run.
+fn faulty(room: &Room, thread: &str) -> Option<Terminal> {
+    let mut command = room.command(&["--no-init"]);
+    command.env("SCUMBLE_GRAPHICS", "none").env("SCUMBLE_FAULT", thread);
+    let mut terminal = Terminal::run(command)?;
+    terminal.prompts();
+    terminal.types(":run text2image steps=200\r");
+    Some(terminal)
+}
+
+#[test]
+fn a_panic_of_the_main_thread_leaves_a_whole_terminal_and_the_latent() {
+    let room = Room::new();
+    let Some(mut terminal) = faulty(&room, "ui") else { return };
+    let text = terminal.shows("scumble itself failed: SCUMBLE_FAULT=ui (src/ui/worker.rs:");
+    assert!(!text.contains("stack backtrace"));
+    terminal.shows("The history is kept. Please report");
+    terminal.shows("the last latent was saved: out/text2image-latent.safetensors");
+    assert_eq!(terminal.ends(), 1);
+    assert!(terminal.echoes(), "the terminal is as it was");
+    let history = std::fs::read_to_string(room.path("state/scumble/history.txt")).unwrap();
+    assert!(history.contains(":run text2image steps=200"), "{history}");
+}
+
+#[test]
+fn a_panic_of_the_evaluation_leaves_the_session_and_the_latent() {
+    let room = Room::new();
+    let Some(mut terminal) = faulty(&room, "evaluation") else { return };
+    terminal.shows("scumble itself failed here: SCUMBLE_FAULT=evaluation");
+    let text = terminal.prompts();
+    assert!(text.contains("a panic at src/ui/worker.rs:") && text.contains("please report"), "{text}");
+    assert!(terminal.enters("type_of(ans)").contains("Latent"));
+    terminal.types(":quit\r");
+    assert_eq!(terminal.ends(), 0);
 }

@@ -5,9 +5,12 @@ use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::ioctl::{Getter, Setter, ioctl, opcode};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
@@ -23,6 +26,9 @@ pub struct Terminal {
     screen: Arc<Mutex<Vec<u8>>>,
     /// What a test has looked at already.
     seen: usize,
+    /// Whether the other end was let go.
+    gone: Arc<AtomicBool>,
+    reader: Option<JoinHandle<()>>,
 }
 
 /// Both ends of a new pseudo-terminal. `None`: the system has none to give.
@@ -71,16 +77,29 @@ impl Terminal {
         drop(command);
         let screen = Arc::new(Mutex::new(Vec::new()));
         let (mut reader, shared) = (ours.try_clone().unwrap(), Arc::clone(&screen));
-        std::thread::spawn(move || {
+        let gone = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&gone);
+        let reader = std::thread::spawn(move || {
             let mut buffer = [0u8; 4096];
-            while let Ok(n) = reader.read(&mut buffer) {
-                if n == 0 {
-                    break;
+            let moment = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+            while !ended.load(Ordering::SeqCst) {
+                if poll(&mut [PollFd::new(&reader, PollFlags::IN)], Some(&moment)) == Ok(0) {
+                    continue;
                 }
-                shared.lock().unwrap().extend_from_slice(&buffer[..n]);
+                match reader.read(&mut buffer) {
+                    Ok(n) if n > 0 => shared.lock().unwrap().extend_from_slice(&buffer[..n]),
+                    _ => break,
+                }
             }
         });
-        Some(Terminal { keyboard: ours, child, screen, seen: 0 })
+        Some(Terminal { keyboard: ours, child, screen, seen: 0, gone, reader: Some(reader) })
+    }
+
+    /// Closes the terminal, as a connection that is lost does. Nothing can be typed or read afterwards.
+    pub fn hangs_up(&mut self) {
+        self.gone.store(true, Ordering::SeqCst);
+        self.reader.take().map(JoinHandle::join);
+        self.keyboard = File::open("/dev/null").unwrap();
     }
 
     /// Presses keys, all at once.

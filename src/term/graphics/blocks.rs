@@ -4,6 +4,8 @@ use std::io::{self, Write};
 
 use image::{DynamicImage, RgbImage, imageops};
 
+use super::palette;
+
 /// Prints the picture, scaled to `cells` (two pixels a row). viuer writes to stdout itself.
 pub(super) fn write(
     out: &mut dyn Write,
@@ -13,7 +15,10 @@ pub(super) fn write(
 ) -> io::Result<()> {
     out.flush()?;
     let (w, h) = (u32::from(cells.0), u32::from(cells.1) * 2);
-    let scaled = scaled(picture, w, h);
+    let mut scaled = scaled(picture, w, h);
+    if !truecolor {
+        scaled = palette::fixed(&scaled);
+    }
     let config = viuer::Config {
         use_kitty: false,
         use_iterm: false,

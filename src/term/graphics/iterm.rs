@@ -8,7 +8,7 @@ use image::RgbImage;
 
 /// Places a picture at the cursor, `cells` wide and high.
 pub(super) fn write(out: &mut dyn Write, picture: &RgbImage, cells: (u16, u16)) -> io::Result<()> {
-    let bytes = super::png(picture)?;
+    let (bytes, _) = super::png(picture)?;
     let (size, data) = (bytes.len(), STANDARD.encode(&bytes));
     writeln!(
         out,

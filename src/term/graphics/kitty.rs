@@ -7,6 +7,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use image::RgbImage;
 
+use super::placeholder;
+use crate::term::tmux;
+
 /// Largest payload of one escape.
 const CHUNK: usize = 4096;
 
@@ -23,27 +26,62 @@ fn id(n: u32) -> u32 {
     ((std::process::id() & 0x7_ffff) << 12) | (n & 0xfff) | 0x8000_0000
 }
 
-/// Places a picture at the cursor, `cells` wide and high; quiet, so that no answer comes back into the keyboard.
-pub(super) fn write(out: &mut dyn Write, picture: &RgbImage, cells: (u16, u16)) -> io::Result<()> {
+/// The same in the 24 bits of a color, for placeholders.
+fn short_id(n: u32) -> u32 {
+    ((std::process::id() & 0x7ff) << 12) | (n & 0xfff) | 0x80_0000
+}
+
+/// Where a picture goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// At the cursor, in its own pixels.
+    Pixels,
+    /// At the cursor, scaled by the terminal to so many columns and rows.
+    Cells,
+    /// Into text cells, which go through tmux, the picture itself in the envelope that tmux passes on.
+    Text,
+}
+
+/// Places a picture and ends below it; quiet, so that no answer comes back into the keyboard. `cells`: columns and rows.
+pub(super) fn write(
+    out: &mut dyn Write,
+    picture: &RgbImage,
+    cells: (u16, u16),
+    place: Place,
+) -> io::Result<()> {
     let placed = PLACED.fetch_add(1, Ordering::Relaxed);
-    let id = id(placed);
+    let text = place == Place::Text;
+    let name = |n| if text { short_id(n) } else { id(n) };
+    let id = name(placed);
+    let mut send = |escape: &str| match text {
+        true => out.write_all(tmux::wrap(escape).as_bytes()),
+        false => out.write_all(escape.as_bytes()),
+    };
     if let Some(old) = placed.checked_sub(KEPT) {
         // The capital letter frees the picture's data as well.
-        write!(out, "\x1b_Ga=d,d=I,i={},q=2\x1b\\", self::id(old))?;
+        send(&format!("\x1b_Ga=d,d=I,i={},q=2\x1b\\", name(old)))?;
     }
-    let payload = STANDARD.encode(super::png(picture)?);
+    let (bytes, whole) = super::png(picture)?;
+    let payload = STANDARD.encode(bytes);
     let chunks: Vec<&str> =
         payload.as_bytes().chunks(CHUNK).filter_map(|c| std::str::from_utf8(c).ok()).collect();
+    // A picture for text cells is not shown where the cursor is.
+    let mut keys = String::from(if text { "U=1," } else { "" });
+    if place != Place::Pixels || !whole {
+        keys.push_str(&format!("c={},r={},", cells.0, cells.1));
+    }
     for (i, chunk) in chunks.iter().enumerate() {
         // The last chunk closes the picture, also when it is the only one.
         let more = u8::from(i + 1 < chunks.len());
-        if i == 0 {
-            write!(out, "\x1b_Ga=T,f=100,q=2,i={id},c={},r={},m={more};{chunk}\x1b\\", cells.0, cells.1)?;
-        } else {
-            write!(out, "\x1b_Gq=2,m={more};{chunk}\x1b\\")?;
+        match i {
+            0 => send(&format!("\x1b_Ga=T,f=100,q=2,i={id},{keys}m={more};{chunk}\x1b\\"))?,
+            _ => send(&format!("\x1b_Gq=2,m={more};{chunk}\x1b\\"))?,
         }
     }
-    writeln!(out)?;
+    match text {
+        true => out.write_all(placeholder::lines(id, cells).as_bytes())?,
+        false => writeln!(out)?,
+    }
     out.flush()
 }
 
@@ -69,7 +107,9 @@ mod tests {
             assert!(data.len() <= CHUNK);
             if let (Some(c), Some(r)) = (key("c"), key("r")) {
                 cells = (c.parse().unwrap(), r.parse().unwrap());
-                id = key("i").unwrap().parse().unwrap();
+            }
+            if let Some(first) = key("i") {
+                id = first.parse().unwrap();
                 assert_eq!(key("f").as_deref(), Some("100"));
             }
             payload.push_str(data);
@@ -89,7 +129,7 @@ mod tests {
         let mut out = Vec::new();
         for _ in 0..KEPT + 2 {
             out.clear();
-            write(&mut out, &picture, (1, 1)).unwrap();
+            write(&mut out, &picture, (1, 1), Place::Pixels).unwrap();
         }
         let text = String::from_utf8(out).unwrap();
         let (freed, rest) = text.split_once("\x1b\\").unwrap();
@@ -106,10 +146,55 @@ mod tests {
                 image::Rgb([(x * 37 + y * 91) as u8, (x * y) as u8, (y * 53) as u8])
             });
             let mut out = Vec::new();
-            write(&mut out, &picture, (32, 16)).unwrap();
+            write(&mut out, &picture, (32, 16), Place::Cells).unwrap();
             let (id, cells, arrived) = read(std::str::from_utf8(&out).unwrap());
             assert_eq!((cells, arrived), ((32, 16), picture), "{side}");
             assert!(ids.insert(id), "no id comes twice");
+        }
+    }
+
+    #[test]
+    fn inside_tmux_the_picture_is_in_the_envelope_and_its_cells_are_text() {
+        let picture =
+            RgbImage::from_fn(64, 64, |x, y| image::Rgb([(x * 37 + y * 91) as u8, (x * y) as u8, 9]));
+        let mut out = Vec::new();
+        write(&mut out, &picture, (4, 2), Place::Text).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let end = text.find("\x1b[38;2;").unwrap();
+        let (envelopes, cells) = text.split_at(end);
+        let inside: String = envelopes
+            .split("\x1bPtmux;")
+            .skip(1)
+            .map(|e| e.strip_suffix("\x1b\\").unwrap().replace("\x1b\x1b", "\x1b"))
+            .collect();
+        assert!(
+            inside.starts_with("\x1b_Ga=T,f=100,q=2,i=") && inside.contains(",U=1,c=4,r=2,"),
+            "{}",
+            &inside[..60]
+        );
+        let (id, size, arrived) = read(&format!("{inside}\n"));
+        assert_eq!((size, arrived), ((4, 2), picture));
+        let [zero, r, g, b] = id.to_be_bytes();
+        assert_eq!(zero, 0);
+        assert!(cells.starts_with(&format!("\x1b[38;2;{r};{g};{b}m{}", placeholder::CELL)));
+        assert_eq!(cells.lines().count(), 2);
+    }
+
+    #[test]
+    fn a_picture_takes_its_own_pixels_unless_it_was_too_large_to_travel() {
+        let smooth = RgbImage::from_fn(512, 512, |x, y| image::Rgb([(x / 2) as u8, (y / 2) as u8, 9]));
+        let mut seed = 1u32;
+        let noise = RgbImage::from_fn(512, 512, |_, _| {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            image::Rgb([(seed >> 24) as u8, (seed >> 16) as u8, (seed >> 8) as u8])
+        });
+        for (picture, whole) in [(smooth, true), (noise, false)] {
+            let mut out = Vec::new();
+            write(&mut out, &picture, (40, 20), Place::Pixels).unwrap();
+            assert!(out.len() <= 300_000, "{} bytes for 512 x 512 pixels", out.len());
+            let (_, cells, arrived) = read(std::str::from_utf8(&out).unwrap());
+            assert_eq!(arrived == picture, whole);
+            assert_eq!(cells, if whole { (0, 0) } else { (40, 20) });
         }
     }
 }
