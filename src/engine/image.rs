@@ -8,7 +8,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use image::{DynamicImage, ImageReader, Rgb, RgbImage, imageops};
 
-pub use super::sheet::grid;
+pub use super::sheet::{Place, grid, lay_out};
 
 use super::error::{Error, Result};
 
@@ -19,6 +19,8 @@ pub const MAX_SIDE: u32 = 16_384;
 #[derive(Clone, Debug)]
 pub struct Picture {
     tensor: Tensor,
+    /// Of a sheet: its cells.
+    places: Option<Arc<Vec<Place>>>,
 }
 
 impl Picture {
@@ -26,7 +28,7 @@ impl Picture {
     pub fn from_tensor(tensor: Tensor) -> Result<Self> {
         let tensor = if tensor.rank() == 3 { tensor.unsqueeze(0)? } else { tensor };
         match *tensor.dims() {
-            [_, 3, _, _] => Ok(Picture { tensor }),
+            [_, 3, _, _] => Ok(Picture { tensor, places: None }),
             _ => Err(Error::shape("picture", "a picture has three channels")
                 .expected("[n, 3, h, w]")
                 .got(format!("{:?}", tensor.dims()))),
@@ -39,6 +41,17 @@ impl Picture {
         let values: Vec<f32> = rgb.as_raw().iter().map(|&v| f32::from(v) / 255.0).collect();
         let t = Tensor::from_vec(values, (h as usize, w as usize, 3), device)?;
         Self::from_tensor(t.permute((2, 0, 1))?.contiguous()?)
+    }
+
+    /// Pictures laid out as one sheet that remembers its cells (see [`lay_out`]).
+    pub fn sheet_of(pictures: &[RgbImage], columns: Option<usize>, labels: &[String]) -> Result<Self> {
+        let (sheet, places) = lay_out(pictures, columns, labels)?;
+        Ok(Picture { places: Some(Arc::new(places)), ..Self::from_rgb(&sheet, &Device::Cpu)? })
+    }
+
+    /// The cells of a sheet; none where it is another picture, or was changed since.
+    pub fn places(&self) -> &[Place] {
+        self.places.as_ref().map_or(&[], |p| p)
     }
 
     /// Reads a PNG, JPEG or WebP file; transparency is laid over white.

@@ -17,6 +17,7 @@ pub mod nets;
 pub mod observe;
 pub mod ops;
 pub mod optimize;
+pub mod preview;
 pub mod segment;
 pub mod sheet;
 pub mod tape;

@@ -31,6 +31,13 @@ pub enum Event {
         /// The loss before the last of them.
         loss: f64,
     },
+    /// How what is being made looks at the moment. Only sent while somebody looks (see [`Observer::looks`]).
+    Preview {
+        /// What it shows ("prediction", "heat of snow").
+        title: String,
+        /// The pictures of a batch, small.
+        pictures: Arc<Vec<RgbImage>>,
+    },
     /// A line of text that the script printed.
     Print(String),
     /// Something the user should know though nothing failed (a prompt that was cut).
@@ -50,6 +57,11 @@ pub enum Event {
 pub trait Observer: Send + Sync {
     /// Takes one event.
     fn event(&self, event: Event);
+
+    /// Whether a preview is wanted now: somebody looks, and the last one is old enough. A yes starts the clock anew.
+    fn looks(&self) -> bool {
+        false
+    }
 }
 
 /// An observer that drops everything (library use, tests).

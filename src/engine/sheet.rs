@@ -15,10 +15,28 @@ const LINE: u32 = CHARACTER + 2;
 /// Most lines of one label.
 const LINES: usize = 4;
 
+/// Where a picture stands in a sheet, and what is written under it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The whole label, also where the sheet had to cut it.
+    pub label: String,
+    /// Left edge, upper edge, width and height in pixels.
+    pub at: (u32, u32, u32, u32),
+}
+
 /// Pictures side by side on white; `columns` defaults to a near square. `labels` is empty or one per picture, wrapped to
 /// the cell (at most four lines). Cells take the size of the largest picture.
 /// Errors: no picture, or a sheet wider or higher than [`MAX_SIDE`].
 pub fn grid(pictures: &[RgbImage], columns: Option<usize>, labels: &[String]) -> Result<RgbImage> {
+    Ok(lay_out(pictures, columns, labels)?.0)
+}
+
+/// [`grid`], and where each picture stands in it.
+pub fn lay_out(
+    pictures: &[RgbImage],
+    columns: Option<usize>,
+    labels: &[String],
+) -> Result<(RgbImage, Vec<Place>)> {
     if pictures.is_empty() {
         return Err(Error::value("grid", "there is no picture to lay out"));
     }
@@ -27,9 +45,9 @@ pub fn grid(pictures: &[RgbImage], columns: Option<usize>, labels: &[String]) ->
     let rows = pictures.len().div_ceil(columns);
     let cell_w = pictures.iter().map(RgbImage::width).max().unwrap_or(1);
     let picture_h = pictures.iter().map(RgbImage::height).max().unwrap_or(1);
-    let labels: Vec<Vec<String>> =
+    let wrapped: Vec<Vec<String>> =
         labels.iter().map(|l| wrap(l, ((cell_w - cell_w.min(4)) / CHARACTER).max(1) as usize)).collect();
-    let text_h = labels.iter().map(Vec::len).max().unwrap_or(0) as u32 * LINE;
+    let text_h = wrapped.iter().map(Vec::len).max().unwrap_or(0) as u32 * LINE;
     let cell_h = picture_h + text_h;
     let width = u64::from(cell_w + GAP) * columns as u64 - u64::from(GAP);
     let height = u64::from(cell_h + GAP) * rows as u64 - u64::from(GAP);
@@ -38,17 +56,20 @@ pub fn grid(pictures: &[RgbImage], columns: Option<usize>, labels: &[String]) ->
             .expected(format!("sides up to {MAX_SIDE} pixels"))
             .got(format!("{width}x{height}")));
     }
+    let mut places = Vec::with_capacity(pictures.len());
     let mut sheet = RgbImage::from_pixel(width as u32, height as u32, Rgb([255, 255, 255]));
     for (i, picture) in pictures.iter().enumerate() {
         let x = (i % columns) as u32 * (cell_w + GAP);
         let y = (i / columns) as u32 * (cell_h + GAP);
         let inside = ((cell_w - picture.width()) / 2, (picture_h - picture.height()) / 2);
         imageops::replace(&mut sheet, picture, i64::from(x + inside.0), i64::from(y + inside.1));
-        for (line, text) in labels.get(i).into_iter().flatten().enumerate() {
+        let at = (x + inside.0, y + inside.1, picture.width(), picture.height());
+        places.push(Place { label: labels.get(i).cloned().unwrap_or_default(), at });
+        for (line, text) in wrapped.get(i).into_iter().flatten().enumerate() {
             write(&mut sheet, text, x, y + picture_h + line as u32 * LINE + 1);
         }
     }
-    Ok(sheet)
+    Ok((sheet, places))
 }
 
 /// Breaks a label at spaces (within words that are too long) into at most [`LINES`] lines.
@@ -116,6 +137,10 @@ mod tests {
                 .filter(|(dx, dy)| sheet.get_pixel(x + dx, y + dy).0[0] == 40)
                 .count()
         };
+        let labels: Vec<String> = ["a", "b"].map(String::from).into();
+        let (sheet_of_two, places) = lay_out(&[plain(64, 64, 1), plain(32, 64, 2)], None, &labels).unwrap();
+        assert_eq!(places[1], Place { label: "b".into(), at: (66 + 16, 0, 32, 64) });
+        assert_eq!(sheet_of_two.get_pixel(82, 0).0[0], 2);
         assert!(dark(0, 65) > 5, "the letter a stands under the first picture");
         assert_eq!(dark(8, 65), 0, "a space is empty");
     }

@@ -89,6 +89,11 @@ impl Trajectory {
         &self.0.steering
     }
 
+    /// Levels at which the latent was exchanged.
+    pub fn edited(&self) -> &[usize] {
+        &self.0.edited
+    }
+
     /// Number of levels that were reached, the first included.
     pub fn len(&self) -> usize {
         self.0.states.len()
@@ -185,8 +190,9 @@ impl Trajectory {
     }
 
     /// Goes on to level `to`, steered anew, under `schedule` (the same levels; its fresh noise may differ). `predict`
-    /// gives the guided noise for a latent at a timestep; `seen` is told every state reached. Deep features that the last
-    /// step used are made again, by one more prediction, so that a fork goes on as the run did.
+    /// gives the guided noise for a latent at a timestep; `seen` is told every state reached, with the state before and the
+    /// prediction that led there. Deep features that the last step used are made again, by one more prediction, so that a
+    /// fork goes on as the run did.
     /// Errors: a level behind or beyond; whatever `predict` fails with.
     pub fn extend<E: From<Error>>(
         &self,
@@ -194,7 +200,7 @@ impl Trajectory {
         schedule: &Schedule,
         to: usize,
         mut predict: impl FnMut(&Latent, f64) -> std::result::Result<Latent, E>,
-        mut seen: impl FnMut(&Stepper),
+        mut seen: impl FnMut(&Stepper, &Stepper, &Latent),
     ) -> std::result::Result<Self, E> {
         let here = self.last().i();
         if to < here || to > schedule.len() {
@@ -216,8 +222,9 @@ impl Trajectory {
         }
         while state.i() < to {
             let eps = predict(state.z(), state.t()?)?;
-            state = state.step(&eps)?;
-            seen(&state);
+            let next = state.step(&eps)?;
+            let before = std::mem::replace(&mut state, next);
+            seen(&state, &before, &eps);
             let age = eps.kept().map(|k| k.age());
             // Features of every level would be many times the latents.
             steps.push(Taken { eps: eps.with_kept(None), by: Arc::clone(&steering), age });

@@ -69,8 +69,15 @@ pub struct Context<'a> {
 
 /// A parse error as a report.
 pub fn from_parse(error: &ParseError, cx: &Context) -> Report {
-    let report = parse_report(error.err_type(), cx);
-    place(report, cx.current, parse_position(error, cx), cx)
+    let mut report = parse_report(error.err_type(), cx);
+    let at = parse_position(error, cx);
+    let line =
+        cx.sources.text(cx.current).and_then(|t| t.lines().nth(at.line().unwrap_or(1).saturating_sub(1)));
+    if line.is_some_and(|l| l.trim_start().starts_with([':', '?'])) {
+        report.hint =
+            Some("lines that begin with : or ? are for the prompt of a terminal, not for a script".into());
+    }
+    place(report, cx.current, at, cx)
 }
 
 /// Rhai has no position for "the script is incomplete": the end of the text.

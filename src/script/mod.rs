@@ -21,6 +21,7 @@ pub mod modules;
 pub mod names;
 pub mod native;
 pub mod options;
+pub mod preview;
 pub mod recipes;
 pub mod registry;
 pub mod scan;
@@ -30,6 +31,7 @@ pub mod thread;
 pub mod tracking;
 pub mod types;
 pub mod values;
+pub mod view;
 pub mod watchdog;
 
 pub use host::{Settings, set_memory_probe};

@@ -354,6 +354,16 @@ impl Session {
             .collect()
     }
 
+    /// A variable's value, as it is now. `None` if there is no such variable.
+    pub(super) fn value_of(&self, name: &str) -> Option<Dynamic> {
+        self.scope.get(name).filter(|_| name != "args").map(Dynamic::flatten_clone)
+    }
+
+    /// What bindings reach.
+    pub(super) fn host(&self) -> &Rc<Host> {
+        &self.host
+    }
+
     /// Drops a variable's value. `false` if there is no such variable.
     pub fn free(&mut self, name: &str) -> bool {
         if name == "ans" {

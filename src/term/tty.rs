@@ -239,6 +239,12 @@ pub fn is_guarded() -> bool {
     !state().guards.is_empty()
 }
 
+/// Whether [`restore`] has given the terminal away and it was not taken again yet: nothing is to be drawn. A process that
+/// was stopped runs on for a moment before its modes are back.
+pub fn is_given_away() -> bool {
+    state().left
+}
+
 /// Enters the mode of the innermost guard again, after the process was stopped and came back.
 pub(super) fn reenter() {
     let (mode, left) = {
@@ -256,6 +262,12 @@ pub(super) fn reenter() {
         tell(FULL);
     }
     redraw();
+}
+
+/// Whether stdout is the terminal's, and we are its foreground job.
+pub fn owns_out() -> bool {
+    let own = rustix::process::getpgrp();
+    termios::tcgetpgrp(rustix::stdio::stdout()).is_ok_and(|group| group == own)
 }
 
 /// Whether stderr is the terminal's, and we are its foreground job.

@@ -33,6 +33,7 @@ pub(super) fn act(repl: &mut Repl, action: Action) -> Option<u8> {
         Action::Check(names) => check(repl, &names),
         Action::Variables => variables(repl),
         Action::Free(names) => free(repl, &names),
+        Action::View(names) => repl.view(names),
         Action::Save(path) => save_cells(repl, &path),
         Action::Help(name) => help(repl, &name),
         Action::Source(name) => source(repl, &name),

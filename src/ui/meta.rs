@@ -21,6 +21,8 @@ pub enum Action {
     RecipeHelp(String),
     /// Check recipes.
     Check(Vec<String>),
+    /// Look at variables on the whole screen.
+    View(Vec<String>),
     /// Save the cells that worked as a recipe.
     Save(String),
     /// Show documentation; of everything if the name is empty.
@@ -80,6 +82,7 @@ pub const COMMANDS: &[Command] = &[
     command("check", "recipe ...", "look for mistakes without running", check),
     command("vars", "", "variables: name, memory, value", |_| Action::Variables),
     command("free", "name ...", "forget variables", free),
+    command("view", "name [name]", "a run, pictures, attention, curves or a model on the whole screen", view),
     command("save", "file.rhai", "save the cells that worked as a recipe", save),
     command("hist", "[text]", "earlier input, with that text in it", |t| Action::History(t.to_string())),
     command("get", "name|file", "a picture for your own machine: a download, or what to type there", get),
@@ -204,6 +207,10 @@ fn check(rest: &str) -> Action {
     names(rest, "check what? :check recipe.rhai", Action::Check)
 }
 
+fn view(rest: &str) -> Action {
+    Action::View(rest.split_whitespace().map(String::from).collect())
+}
+
 fn free(rest: &str) -> Action {
     names(rest, "free what? :vars lists the variables", Action::Free)
 }
@@ -271,7 +278,7 @@ pub fn complete(line: &str, pos: usize, snapshot: &Snapshot) -> Option<(usize, V
         }
         Some("doctor") => Some(starting(typed, vec![candidate("--pictures", "a test card")])),
         Some("serve") => Some(starting(typed, vec![candidate("stop", "the address is dead then")])),
-        Some("free") => {
+        Some("free" | "view") => {
             Some(starting(typed, snapshot.variables.iter().map(|(n, ty)| candidate(n, ty)).collect()))
         }
         Some("help") => Some(starting(typed, documented())),
@@ -291,7 +298,11 @@ mod tests {
     #[test]
     fn commands_and_their_unique_beginnings() {
         assert_eq!(parse(":vars"), Some(Action::Variables));
-        assert_eq!(parse(":v"), Some(Action::Variables));
+        assert!(
+            matches!(parse(":v"), Some(Action::Wrong(why)) if why.contains(":vars") && why.contains(":view"))
+        );
+        assert_eq!(parse(":vi a b"), Some(Action::View(vec!["a".into(), "b".into()])));
+        assert_eq!(parse(":view"), Some(Action::View(Vec::new())));
         assert_eq!(parse("  :quit "), Some(Action::Quit));
         assert_eq!(parse(":free a b"), Some(Action::Free(vec!["a".into(), "b".into()])));
         assert!(

@@ -123,19 +123,56 @@ impl Progress {
 
     fn head(&self) -> String {
         let steps = format!("{} {}/{}", self.label, self.done, self.total);
-        match self.loss.filter(|(label, _)| *label == self.label) {
-            Some((_, loss)) => format!("{steps}  loss {loss:.4}"),
+        match self.mean_loss() {
+            Some(loss) => format!("{steps}  loss {loss:.4}"),
             None => steps,
         }
     }
 
     fn tail(&self) -> String {
-        let Some(rate) = self.rate() else { return String::new() };
-        let left = (self.total - self.done) as f64 / rate.max(1e-9);
-        match left {
-            0.0 => speed(rate),
-            left => format!("{}  {} left", speed(rate), duration(Duration::from_secs_f64(left.min(1e7)))),
+        match (self.speed(), self.left()) {
+            (None, _) => String::new(),
+            (Some(speed), None) => speed,
+            (Some(speed), Some(left)) => format!("{speed}  {left} left"),
         }
+    }
+
+    /// What runs: the label of the steps, empty where there were none.
+    pub fn label(&self) -> &'static str {
+        self.label
+    }
+
+    /// Steps finished and steps in all of this chain, unless something without steps is at work.
+    pub fn steps(&self) -> Option<(usize, usize)> {
+        (!self.is_between()).then_some((self.done, self.total))
+    }
+
+    /// How much of the chain's own part is done: a run may begin in the middle of its schedule.
+    pub fn share(&self) -> (usize, usize) {
+        let base = self.first.0.saturating_sub(1);
+        (self.done - base, self.total - base)
+    }
+
+    /// Whether the chain has ended.
+    pub fn is_complete(&self) -> bool {
+        self.total > 0 && self.done >= self.total
+    }
+
+    /// `9.8 it/s`, once it is known.
+    pub fn speed(&self) -> Option<String> {
+        self.rate().map(speed)
+    }
+
+    /// `4 s`: how long the steps that are left will take, once it is known.
+    pub fn left(&self) -> Option<String> {
+        let steps = (self.total - self.done) as f64;
+        let seconds = self.rate().map(|rate| (steps / rate.max(1e-9)).min(1e7));
+        seconds.filter(|s| *s > 0.0).map(|s| duration(Duration::from_secs_f64(s)))
+    }
+
+    /// The running mean of the loss of what runs.
+    pub fn mean_loss(&self) -> Option<f64> {
+        self.loss.filter(|(label, _)| *label == self.label).map(|(_, mean)| mean)
     }
 
     /// For files: `sampling 12/50  9.8 it/s  4 s left`.
@@ -174,6 +211,25 @@ impl Progress {
                 let rate = speed(n as f64 / spent.as_secs_f64().max(1e-6));
                 format!("{} steps, {rate}, {time} in all", self.steps)
             }
+        }
+    }
+
+    /// Somewhere in a run, for pictures of it in tests: at step `at.0` of `at.1`, at `rate` steps per second, 3.2 s after
+    /// its beginning.
+    #[cfg(test)]
+    pub fn example(label: &'static str, at: (usize, usize), rate: f64) -> Self {
+        let now = Instant::now();
+        let first = at.0.min(1);
+        let begun = Duration::from_secs_f64((at.0 - first) as f64 / rate);
+        let ago = |d: Duration| now.checked_sub(d).unwrap_or(now);
+        Progress {
+            began: ago(Duration::from_millis(3200)),
+            label,
+            first: (first, ago(begun)),
+            done: at.0,
+            total: at.1,
+            last: now,
+            ..Progress::default()
         }
     }
 

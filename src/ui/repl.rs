@@ -14,7 +14,7 @@ use super::reporter::Reporter;
 use super::run;
 use super::serve::Server;
 use super::worker::{Request, Worker};
-use super::{actions, folders, init};
+use super::{actions, folders, init, view};
 use crate::engine::device;
 use crate::script::{Settings, Snapshot};
 use crate::term::probe::Typing;
@@ -183,6 +183,13 @@ impl<'a> Repl<'a> {
             self.update(snapshot);
         }
         self.reporter.last_word(0);
+    }
+
+    /// Looks at variables on the whole screen. What is to be typed next is put into the prompt.
+    pub(super) fn view(&mut self, names: Vec<String>) {
+        if let Some(text) = view::open(self.worker, self.interrupts, self.reporter, names) {
+            self.typed_ahead.push_str(&text);
+        }
     }
 
     /// Takes the state of the session, for completion.

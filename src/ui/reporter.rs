@@ -8,7 +8,9 @@ use image::RgbImage;
 use serde_json::{Value, json};
 
 use super::output::Output;
+use super::panel::{Colors, Panel};
 use super::progress::Progress;
+use super::worker::Looking;
 use crate::engine::observe::Event;
 use crate::report::Report;
 use crate::script::Outcome;
@@ -43,6 +45,7 @@ pub struct Reporter {
     quiet: bool,
     caps: Option<Caps>,
     progress: Progress,
+    panel: Panel,
     line_open: bool,
     out: Output,
     /// The name of the recipe that runs: the stem of its result.
@@ -62,6 +65,7 @@ impl Reporter {
             quiet,
             caps: None,
             progress: Progress::default(),
+            panel: Panel::on_stdout(),
             line_open: false,
             out,
             recipe: None,
@@ -81,8 +85,14 @@ impl Reporter {
     }
 
     /// Starts the clock of a request. `recipe`: it is a run of that recipe, whose last line is the path of its result.
-    pub fn begin(&mut self, recipe: Option<&str>) {
+    /// `looking` tells what runs whether somebody wants to see how it looks.
+    pub fn begin(&mut self, recipe: Option<&str>, looking: Looking) {
         self.progress = Progress::default();
+        self.panel.begin(looking);
+        // What the terminal can show is asked with the first frame: short requests do not wait for the answer.
+        if self.may_panel() {
+            self.panel.look();
+        }
         self.saved.clear();
         let stem = |name: &str| Path::new(name).file_stem().map(|s| s.to_string_lossy().to_string());
         self.recipe = recipe.and_then(stem);
@@ -97,17 +107,25 @@ impl Reporter {
                 self.out.log(&path.display().to_string());
                 self.saved.push(path.clone());
             }
-            Event::Step { .. } | Event::Loss { .. } | Event::Picture { .. } => {}
+            Event::Step { .. } | Event::Loss { .. } | Event::Preview { .. } | Event::Picture { .. } => {}
         }
         if self.mode == Mode::Json {
             return self.json(&event_json(&event));
         }
+        self.panel.event(&event);
         match event {
+            Event::Preview { .. } => self.tick(),
             Event::Loss { label, step, loss } => self.progress.loss(label, step, loss),
             Event::Step { label, done, total } => self.step(label, done, total),
             Event::Print(text) => self.out(&text),
             Event::Warn(text) => self.remark(Role::Warn, &format!("note: {text}")),
-            Event::Picture { picture, caption } => self.picture(&picture, &caption),
+            Event::Picture { picture, caption } => {
+                // What has come to its end keeps its last frame; the picture stands below it.
+                if self.progress.is_complete() {
+                    self.freeze();
+                }
+                self.picture(&picture, &caption);
+            }
             Event::Saved(path) => self.saved(path),
         }
     }
@@ -123,6 +141,7 @@ impl Reporter {
             }
             return;
         }
+        self.freeze();
         for picture in &outcome.pictures {
             self.picture(picture, "");
         }
@@ -137,6 +156,7 @@ impl Reporter {
         if self.mode == Mode::Json {
             return self.json(&report_json(report));
         }
+        self.freeze();
         self.flush_path();
         self.clear_progress();
         let width = usize::from(tty::size().0);
@@ -163,6 +183,8 @@ impl Reporter {
         if self.mode == Mode::Json {
             self.json(&json!({"event": "done", "code": code, "saved": self.saved}));
         }
+        self.freeze();
+        self.panel.end();
         self.clear_progress();
         self.flush_path();
         let long = self.progress.age().as_secs_f64() > WORTH_TELLING;
@@ -208,7 +230,14 @@ impl Reporter {
 
     /// Draws the progress line again if it is time to. To be called now and then while something runs.
     pub fn tick(&mut self) {
-        if !self.quiet && self.can_draw() && self.progress.due() {
+        if self.quiet || !self.progress.due() || !self.can_draw() {
+            return;
+        }
+        if self.may_panel() {
+            let (title, colors) = (self.recipe.clone().unwrap_or_default(), self.colors());
+            self.panel.tick(&title, &self.progress, colors);
+        } else {
+            self.panel.leave();
             let width = usize::from(tty::size().0).saturating_sub(1);
             let line = self.progress.line(width, self.style_err);
             self.out.err(&format!("\r\x1b[K{line}"));
@@ -219,6 +248,29 @@ impl Reporter {
     /// Whether a line can be drawn over and over: stderr is a terminal, and ours (a background job must not draw).
     fn can_draw(&self) -> bool {
         self.mode != Mode::Json && tty::is_terminal_err() && !tty::is_dumb() && tty::owns_err()
+    }
+
+    /// Whether the panel may be drawn: by a person's terminal, that is ours, and large enough.
+    fn may_panel(&self) -> bool {
+        self.mode == Mode::Terminal && !self.quiet && self.can_draw() && tty::owns_out() && self.panel.fits()
+    }
+
+    /// What the terminal can show in the panel.
+    fn colors(&mut self) -> Colors {
+        let text = self.style.color;
+        let caps = self.caps(Typing::Leave);
+        Colors { text, pictures: caps.protocol != Protocol::None, truecolor: caps.truecolor }
+    }
+
+    /// Leaves the panel's last frame where it is: what follows stands below it.
+    fn freeze(&mut self) {
+        // Asked first: a request that showed no panel does not ask the terminal what it can show either.
+        if self.panel.is_shown() && self.may_panel() {
+            let (title, colors) = (self.recipe.clone().unwrap_or_default(), self.colors());
+            self.panel.freeze(&title, &self.progress, colors);
+        } else {
+            self.panel.leave();
+        }
     }
 
     fn step(&mut self, label: &'static str, done: usize, total: usize) {
@@ -235,6 +287,11 @@ impl Reporter {
     }
 
     fn clear_progress(&mut self) {
+        if tty::owns_out() {
+            self.panel.hide();
+        } else {
+            self.panel.leave();
+        }
         // Since it was drawn the terminal may have gone to another job.
         if std::mem::take(&mut self.line_open) && tty::owns_err() {
             self.out.err("\r\x1b[K");
@@ -325,6 +382,7 @@ fn event_json(event: &Event) -> Value {
         Event::Loss { label, step, loss } => {
             json!({"event": "loss", "label": label, "step": step, "loss": loss})
         }
+        Event::Preview { title, .. } => json!({"event": "preview", "title": title}),
         Event::Print(text) => json!({"event": "print", "text": text}),
         Event::Warn(text) => json!({"event": "note", "text": text}),
         Event::Picture { picture, caption } => {

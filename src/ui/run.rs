@@ -27,10 +27,11 @@ pub struct Finished {
 
 /// Runs a request that evaluates something to its end.
 pub fn run(worker: &Worker, interrupts: &Interrupts, reporter: &mut Reporter, request: Request) -> Finished {
-    reporter.begin(match &request {
-        Request::Run(recipe, _) => Some(recipe),
+    let recipe = match &request {
+        Request::Run(recipe, _) => Some(recipe.as_str()),
         _ => None,
-    });
+    };
+    reporter.begin(recipe, worker.looking());
     // The results of a recipe are files: it goes on when nobody reads stdout. All that other code has to give is text.
     let only_text = matches!(request, Request::Eval(_)) && reporter.mode() != Mode::Terminal;
     // Echo off: what is typed meanwhile waits for the prompt and does not tear the progress line.

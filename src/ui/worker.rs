@@ -1,15 +1,19 @@
 //! The evaluation thread: owns the session, with the large stack that deep scripts need.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use image::RgbImage;
 
 use crate::engine::device;
 use crate::engine::memory;
 use crate::engine::observe::{Cancel, Event, Observer};
 use crate::report::Report;
 use crate::script::thread::STACK;
+use crate::script::view::View;
 use crate::script::{Outcome, Session, Settings, Snapshot, Variable, catalog, scan};
 
 /// The thread's name. The panic hook knows it: its panics are caught and reported with the cell.
@@ -42,6 +46,12 @@ pub enum Request {
     RescueFor(Sender<Option<PathBuf>>),
     /// Save a variable that is an Image to a file of its name.
     Keep(String),
+    /// What there is to see in variables.
+    View(Vec<String>),
+    /// The picture of a level of the run that a variable holds.
+    Level(String, usize),
+    /// Save a picture that is looked at under a name.
+    SavePicture(Arc<RgbImage>, String),
 }
 
 /// What came of a request.
@@ -63,6 +73,12 @@ pub enum Answer {
     Rescued(Option<PathBuf>),
     /// Of `Keep`: where it was saved; `None` if there is no such variable.
     Kept(Result<Option<PathBuf>, Box<Report>>),
+    /// Of `View`.
+    Seen(Result<Box<View>, Box<Report>>),
+    /// Of `Level`.
+    Decoded(String, usize, Result<Arc<RgbImage>, Box<Report>>),
+    /// Of `SavePicture`.
+    Saved(Result<PathBuf, Box<Report>>),
 }
 
 /// What reaches the main thread.
@@ -80,22 +96,69 @@ pub const COMPUTE: &str = "compute";
 /// Freed bytes that stay with the process between requests, so that the next one starts quickly.
 const IDLE: usize = 256 << 20;
 
-struct Forward(SyncSender<Message>);
+/// Whether, and how often, the main thread wants to see what is being made. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Looking(Arc<Look>);
+
+#[derive(Debug)]
+struct Look {
+    begun: Instant,
+    /// Milliseconds between two pictures; 0: none.
+    period: AtomicU64,
+    /// When the last one was made, in milliseconds.
+    last: AtomicU64,
+}
+
+impl Default for Looking {
+    fn default() -> Self {
+        Looking(Arc::new(Look { begun: Instant::now(), period: AtomicU64::new(0), last: AtomicU64::new(0) }))
+    }
+}
+
+impl Looking {
+    /// Wants a picture every `period`, or none.
+    pub fn set(&self, period: Option<Duration>) {
+        let period = period.map_or(0, |p| p.as_millis().max(1) as u64);
+        self.0.period.store(period, Ordering::Relaxed);
+    }
+
+    /// Whether one is wanted now. A yes starts the clock anew.
+    pub fn due(&self) -> bool {
+        let period = self.0.period.load(Ordering::Relaxed);
+        // Counted from 1: nothing was made at 0.
+        let now = self.0.begun.elapsed().as_millis() as u64 + 1;
+        let last = self.0.last.load(Ordering::Relaxed);
+        let due = period > 0 && (last == 0 || now.saturating_sub(last) >= period);
+        if due {
+            self.0.last.store(now, Ordering::Relaxed);
+        }
+        due
+    }
+}
+
+struct Forward {
+    out: SyncSender<Message>,
+    looking: Looking,
+}
 
 impl Observer for Forward {
+    fn looks(&self) -> bool {
+        self.looking.due()
+    }
+
     fn event(&self, event: Event) {
         fault("evaluation", &event);
         // A step that nobody had time to look at may be left out; everything else waits. Where the other end is gone,
         // there is nobody to tell.
         let passing = match event {
             Event::Step { done, total, .. } => done < total,
-            Event::Loss { .. } => true,
+            Event::Loss { .. } | Event::Preview { .. } => true,
             _ => false,
         };
         if passing {
-            let _ = self.0.try_send(Message::Event(event));
+            let _ = self.out.try_send(Message::Event(event));
         } else {
-            let _ = self.0.send(Message::Event(event));
+            let _ = self.out.send(Message::Event(event));
         }
     }
 }
@@ -105,6 +168,7 @@ pub struct Worker {
     requests: Sender<Request>,
     messages: Receiver<Message>,
     cancel: Cancel,
+    looking: Looking,
 }
 
 /// The evaluation thread ended, which only a fault of ours can make it do.
@@ -118,18 +182,25 @@ impl Worker {
         let (requests, inbox) = channel::<Request>();
         let (outbox, messages) = sync_channel::<Message>(WAITING);
         let token = cancel.clone();
+        let looking = Looking::default();
+        let looked = looking.clone();
         std::thread::Builder::new()
             .name(NAME.into())
             .stack_size(STACK)
-            .spawn(move || serve(&settings, &token, &inbox, &outbox))?;
+            .spawn(move || serve(&settings, &token, &inbox, &outbox, &looked))?;
         let rescuer = Rescuer { requests: requests.clone(), cancel: cancel.clone() };
         RESCUER.lock().unwrap_or_else(PoisonError::into_inner).replace(rescuer);
-        Ok(Worker { requests, messages, cancel: cancel.clone() })
+        Ok(Worker { requests, messages, cancel: cancel.clone(), looking })
     }
 
     /// The token that stops what runs.
     pub fn cancel(&self) -> &Cancel {
         &self.cancel
+    }
+
+    /// What the evaluation thread asks before it makes a picture of what it works on.
+    pub fn looking(&self) -> Looking {
+        self.looking.clone()
     }
 
     /// Sends a request; its messages end with an [`Message::Answer`]. `false` if the thread is gone.
@@ -193,9 +264,18 @@ pub(super) fn fault(thread: &str, event: &Event) {
     }
 }
 
-fn serve(settings: &Settings, cancel: &Cancel, inbox: &Receiver<Request>, outbox: &SyncSender<Message>) {
+fn serve(
+    settings: &Settings,
+    cancel: &Cancel,
+    inbox: &Receiver<Request>,
+    outbox: &SyncSender<Message>,
+    looking: &Looking,
+) {
     device::lead_pool(settings.threads.unwrap_or_else(device::threads), COMPUTE);
-    let fresh = || Session::new(settings.clone(), Arc::new(Forward(outbox.clone())), cancel.clone());
+    let fresh = || {
+        let forward = Forward { out: outbox.clone(), looking: looking.clone() };
+        Session::new(settings.clone(), Arc::new(forward), cancel.clone())
+    };
     let mut session = fresh();
     // The tables that highlighting and completion read are made here, before the first key needs them.
     let _ = (catalog::all().len(), scan::is_function("load"));
@@ -217,6 +297,12 @@ fn serve(settings: &Settings, cancel: &Cancel, inbox: &Receiver<Request>, outbox
                 continue;
             }
             Request::Keep(name) => Answer::Kept(session.keep_picture(&name)),
+            Request::View(names) => Answer::Seen(session.view(&names).map(Box::new)),
+            Request::Level(name, i) => {
+                let picture = session.view_level(&name, i);
+                Answer::Decoded(name, i, picture)
+            }
+            Request::SavePicture(picture, name) => Answer::Saved(session.view_save(&picture, &name)),
         };
         // Where nobody reads any more, somebody may still want the latent.
         let _ = outbox.send(Message::Answer(answer, session.snapshot()));

@@ -19,6 +19,8 @@ const FENCED: &[(&str, &[&str])] = &[
     ("candle_core", &["engine", "script"]),
     ("rustyline", &["ui"]),
     ("viuer", &["term"]),
+    ("ratatui", &["ui"]),
+    ("crossterm", &["ui"]),
 ];
 
 fn rust_files(dir: &Path, into: &mut Vec<PathBuf>) {

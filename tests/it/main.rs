@@ -17,6 +17,8 @@ mod levels;
 mod licences;
 #[cfg(target_os = "linux")]
 mod modes;
+#[cfg(target_os = "linux")]
+mod panel;
 mod parity;
 #[cfg(target_os = "linux")]
 mod pictures;
@@ -35,3 +37,5 @@ mod terminal;
 mod tokenizer;
 mod trust;
 mod tuning;
+#[cfg(target_os = "linux")]
+mod view;

@@ -21,14 +21,23 @@ const LONG: Duration = Duration::from_secs(60);
 
 /// A process that leads a session of its own on a terminal of its own.
 pub struct Terminal {
-    keyboard: File,
+    keyboard: Option<File>,
     pub child: Child,
     screen: Arc<Mutex<Vec<u8>>>,
-    /// What a test has looked at already.
-    seen: usize,
-    /// Whether the other end was let go.
+    /// Window sizes, rows and columns, and how much had been written when each came.
+    sizes: Vec<(usize, (u16, u16))>,
+    /// Whether the terminal goes away.
     gone: Arc<AtomicBool>,
     reader: Option<JoinHandle<()>>,
+    /// What a test has looked at already.
+    seen: usize,
+}
+
+/// Rows and columns of a new terminal.
+const SIZE: (u16, u16) = (40, 100);
+
+fn winsize((rows, columns): (u16, u16)) -> Winsize {
+    Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
 }
 
 /// Both ends of a new pseudo-terminal. `None`: the system has none to give.
@@ -44,7 +53,7 @@ fn open() -> Option<(File, File)> {
     // SAFETY: TIOCGPTN writes an unsigned int.
     let number = unsafe { ioctl(&ours, Getter::<{ opcode::read::<u32>(b'T', 0x30) }, u32>::new()) }.ok()?;
     let theirs = both().open(format!("/dev/pts/{number}")).ok()?;
-    tcsetwinsize(&ours, Winsize { ws_row: 40, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 }).ok()?;
+    tcsetwinsize(&ours, winsize(SIZE)).ok()?;
     Some((ours, theirs))
 }
 
@@ -57,19 +66,30 @@ impl Terminal {
     }
 
     /// Any command on a terminal. `None`, with a word about it: the system has no terminal to give.
-    pub fn run(mut command: Command) -> Option<Terminal> {
+    pub fn run(command: Command) -> Option<Terminal> {
+        Terminal::with(command, true)
+    }
+
+    /// The same; whether it is the process's controlling terminal is said.
+    pub fn with(mut command: Command, controlling: bool) -> Option<Terminal> {
         let Some((ours, theirs)) = open() else {
             eprintln!("no pseudo-terminal can be had here: not tested");
             return None;
         };
-        command.env("TERM", "xterm-256color").env("NO_COLOR", "1");
+        for (name, value) in [("TERM", "xterm-256color"), ("NO_COLOR", "1")] {
+            if command.get_envs().all(|(n, _)| n != name) {
+                command.env(name, value);
+            }
+        }
         command.stdin(Stdio::from(theirs.try_clone().unwrap()));
         command.stdout(Stdio::from(theirs.try_clone().unwrap())).stderr(Stdio::from(theirs));
         // SAFETY: two system calls and no allocation, as between fork and exec only such may be.
         unsafe {
-            command.pre_exec(|| {
+            command.pre_exec(move || {
                 rustix::process::setsid()?;
-                rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
+                if controlling {
+                    rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
+                }
                 Ok(())
             });
         }
@@ -78,13 +98,15 @@ impl Terminal {
         let screen = Arc::new(Mutex::new(Vec::new()));
         let (mut reader, shared) = (ours.try_clone().unwrap(), Arc::clone(&screen));
         let gone = Arc::new(AtomicBool::new(false));
-        let ended = Arc::clone(&gone);
+        let leave = Arc::clone(&gone);
         let reader = std::thread::spawn(move || {
             let mut buffer = [0u8; 4096];
-            let moment = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
-            while !ended.load(Ordering::SeqCst) {
-                if poll(&mut [PollFd::new(&reader, PollFlags::IN)], Some(&moment)) == Ok(0) {
-                    continue;
+            let wait = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+            while !leave.load(Ordering::SeqCst) {
+                match poll(&mut [PollFd::new(&reader, PollFlags::IN)], Some(&wait)) {
+                    Ok(0) => continue,
+                    Ok(_) => {}
+                    Err(_) => break,
                 }
                 match reader.read(&mut buffer) {
                     Ok(n) if n > 0 => shared.lock().unwrap().extend_from_slice(&buffer[..n]),
@@ -92,19 +114,62 @@ impl Terminal {
                 }
             }
         });
-        Some(Terminal { keyboard: ours, child, screen, seen: 0, gone, reader: Some(reader) })
+        let (keyboard, reader) = (Some(ours), Some(reader));
+        Some(Terminal { keyboard, child, screen, sizes: vec![(0, SIZE)], gone, reader, seen: 0 })
     }
 
-    /// Closes the terminal, as a connection that is lost does. Nothing can be typed or read afterwards.
-    pub fn hangs_up(&mut self) {
-        self.gone.store(true, Ordering::SeqCst);
-        self.reader.take().map(JoinHandle::join);
-        self.keyboard = File::open("/dev/null").unwrap();
+    fn keyboard(&self) -> &File {
+        self.keyboard.as_ref().unwrap()
     }
 
     /// Presses keys, all at once.
     pub fn types(&mut self, keys: &str) {
-        self.keyboard.write_all(keys.as_bytes()).unwrap();
+        self.keyboard().write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// Gives the window another size.
+    pub fn resizes(&mut self, rows: u16, columns: u16) {
+        self.sizes.push((self.screen.lock().unwrap().len(), (rows, columns)));
+        tcsetwinsize(self.keyboard(), winsize((rows, columns))).unwrap();
+    }
+
+    /// The terminal goes away, as a window that is closed.
+    pub fn hangs_up(&mut self) {
+        self.gone.store(true, Ordering::SeqCst);
+        self.reader.take().unwrap().join().unwrap();
+        self.keyboard = None;
+    }
+
+    /// What a person sees: all lines, those that were scrolled away first.
+    pub fn lines(&self) -> Vec<String> {
+        let bytes = self.screen.lock().unwrap().clone();
+        let (rows, columns) = self.sizes[0].1;
+        let mut parser = vt100::Parser::new(rows.try_into().unwrap(), columns.try_into().unwrap(), 2000);
+        let mut at = 0;
+        for (begin, (rows, columns)) in &self.sizes[1..] {
+            parser.process(&bytes[at..*begin]);
+            let (rows, columns) = ((*rows).try_into().unwrap(), (*columns).try_into().unwrap());
+            parser.screen_mut().set_size(rows, columns);
+            at = *begin;
+        }
+        parser.process(&bytes[at..]);
+        let columns = parser.screen().size().1.get();
+        parser.screen_mut().set_scrollback(usize::MAX);
+        let mut lines: Vec<String> = Vec::new();
+        loop {
+            let left = parser.screen().scrollback();
+            let rows = parser.screen().rows(0, columns).map(|r| r.trim_end().to_string());
+            if left == 0 {
+                lines.extend(rows);
+                break;
+            }
+            lines.extend(rows.take(1));
+            parser.screen_mut().set_scrollback(left - 1);
+        }
+        while lines.last().is_some_and(String::is_empty) {
+            lines.pop();
+        }
+        lines
     }
 
     /// Everything that was written so far.
@@ -131,6 +196,11 @@ impl Terminal {
         text
     }
 
+    /// Waits until a text stands on the screen: what is drawn anew are only the cells that differ.
+    pub fn sees(&self, wanted: &str) {
+        until(wanted, LONG, || self.lines().iter().any(|l| l.contains(wanted)));
+    }
+
     /// Waits for the prompt.
     pub fn prompts(&mut self) -> String {
         self.shows("scumble> ")
@@ -146,7 +216,7 @@ impl Terminal {
 
     /// Whether typed keys are echoed.
     pub fn echoes(&self) -> bool {
-        tcgetattr(&self.keyboard).unwrap().local_modes.contains(LocalModes::ECHO)
+        tcgetattr(self.keyboard()).unwrap().local_modes.contains(LocalModes::ECHO)
     }
 
     /// Waits for the end; the exit code.

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::folder::Folder;
 use super::locate::locate;
 use crate::engine::error::{Error, Kind, Result};
+use crate::engine::preview::Preview;
 
 /// Options by name.
 pub type Options = BTreeMap<String, Value>;
@@ -20,8 +21,8 @@ pub struct Defaults {
     pub recipes: BTreeMap<String, Options>,
     /// Example option sets per recipe.
     pub examples: BTreeMap<String, Vec<Options>>,
-    /// Latent to RGB, one row per channel, then the bias: `rgb = sum z_c factors[c] + bias`.
-    pub preview: Option<(Vec<[f64; 3]>, [f64; 3])>,
+    /// Latent to RGB.
+    pub preview: Option<Preview>,
 }
 
 impl Defaults {
@@ -78,11 +79,11 @@ impl Defaults {
     }
 }
 
-fn preview(json: &Value) -> Option<(Vec<[f64; 3]>, [f64; 3])> {
+fn preview(json: &Value) -> Option<Preview> {
     let row = |v: &Value| -> Option<[f64; 3]> {
         let numbers: Vec<f64> = v.as_array()?.iter().map(Value::as_f64).collect::<Option<_>>()?;
         numbers.try_into().ok()
     };
     let factors = json.get("factors")?.as_array()?.iter().map(row).collect::<Option<_>>()?;
-    Some((factors, json.get("bias").and_then(row).unwrap_or([0.0; 3])))
+    Some(Preview { factors, bias: json.get("bias").and_then(row).unwrap_or([0.0; 3]) })
 }

@@ -8,6 +8,7 @@ use super::tensor::Tensor;
 use super::tree;
 use crate::engine::error::{Error, Result};
 use crate::engine::image::Picture;
+use crate::engine::latent::Latent;
 use crate::engine::observe::Event;
 use crate::engine::optimize::{Optimizer, Rule};
 use crate::script::args::Opts;
@@ -149,6 +150,9 @@ fn minimize(
         let grad = tree::rebuild(&best, &grads)?;
         (best, state) = state.step("minimize", &best, &grad)?;
         host.worked();
+        if let Some(z) = best.read_lock::<Latent>() {
+            host.preview("what is optimized", || Ok(z.clone()));
+        }
         host.emit(Event::Loss { label: "optimizing", step: i + 1, loss: value });
         host.emit(Event::Step { label: "optimizing", done: i + 1, total: steps });
     }

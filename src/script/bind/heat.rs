@@ -43,6 +43,7 @@ fn heat(host: &Host, tr: &Trajectory, word: &str, o: &Opts) -> Result<Picture> {
                 m.predict(&z, state.t()?, text, &options)?;
             }
             host.worked();
+            host.preview_picture(&format!("heat of {word}"), || seen.heat(word, w.min(64), h.min(64)));
             host.emit(Event::Step { label: "looking", done: i + 1 - tr.first(), total: steps });
         }
         if seen.recorded()?.is_empty() {

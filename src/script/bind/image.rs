@@ -78,7 +78,7 @@ fn record(host: &Host) -> Record {
     record
 }
 
-fn write(host: &Host, op: &str, picture: &RgbImage, path: &Path) -> Result<PathBuf> {
+pub(super) fn write(host: &Host, op: &str, picture: &RgbImage, path: &Path) -> Result<PathBuf> {
     if path.file_name().is_none_or(|n| n.to_string_lossy().trim().is_empty()) {
         return Err(Error::value(op, "the file name is empty").hint("save(picture, \"name\")"));
     }
@@ -142,7 +142,7 @@ fn lay_out(list: Vec<Picture>, o: &Opts) -> Result<Picture> {
             .expected(format!("{} labels", pictures.len()))
             .got(labels.len().to_string()));
     }
-    Picture::from_rgb(&grid(&pictures, o.get("columns")?, &labels)?, &Device::Cpu)
+    Picture::sheet_of(&pictures, o.get("columns")?, &labels)
 }
 
 /// Binds them.

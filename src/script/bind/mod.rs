@@ -31,15 +31,18 @@ mod trajectory;
 mod tree;
 mod tune;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ::image::RgbImage;
 use rhai::{Dynamic, Engine};
 
+pub use hooks::Edits;
 pub use model::Models;
 pub use tensor::Tensor;
 pub use tree::is_tracked;
 
+use super::host::Host;
 use super::options::{Opt, Options, Val};
 use super::registry::Registry;
 use super::types::{self, Handle};
@@ -98,7 +101,7 @@ pub fn types(engine: &mut Engine) {
     handle::<Latent>(engine);
     handle::<Trajectory>(engine);
     handle::<trajectory::Level>(engine);
-    handle::<hooks::Edits>(engine);
+    handle::<Edits>(engine);
     handle::<tensor::Tensor>(engine);
     handle::<optimizers::State>(engine);
     handle::<Mlp>(engine);
@@ -127,6 +130,11 @@ pub fn pictures(value: &Dynamic) -> Result<Vec<Arc<RgbImage>>> {
         Some(p) => Ok(vec![p.sheet(None)?]),
         None => Ok(Vec::new()),
     }
+}
+
+/// Saves a picture below --out with the record of how it was made; the path.
+pub fn save_picture(host: &Host, picture: &RgbImage, name: &str) -> Result<PathBuf> {
+    image::write(host, "save", picture, Path::new(name))
 }
 
 /// Whether a picture of that name comes with the program.

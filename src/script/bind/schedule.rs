@@ -121,6 +121,7 @@ pub fn register(r: &mut Registry) {
             }
             let next = s.step(&z, &eps, i)?;
             host.keep(&next);
+            host.preview("prediction", || s.x0(&z, &eps, i));
             host.emit(Event::Step { label: "sampling", done: i + 1, total: s.len() });
             Ok::<_, crate::engine::Error>(next)
         });
@@ -132,6 +133,7 @@ pub fn register(r: &mut Registry) {
         .bind(move |s: Schedule, z: Latent, eps: Latent, i: usize| {
             let next = s.back(&z, &eps, i)?;
             host.keep(&next);
+            host.preview("inverted", || Ok(next.clone()));
             host.emit(Event::Step { label: "inverting", done: s.len() - i, total: s.len() });
             Ok::<_, crate::engine::Error>(next)
         });
@@ -183,6 +185,7 @@ fn stepper(r: &mut Registry) {
         .bind(move |st: Stepper, eps: Latent| {
             let next = st.step(&eps)?;
             host.keep(next.z());
+            host.preview("prediction", || st.schedule().x0(st.z(), &eps, st.i()));
             host.emit(Event::Step { label: "sampling", done: next.i(), total: next.schedule().len() });
             Ok::<_, crate::engine::Error>(next)
         });

@@ -1,7 +1,6 @@
 //! Trajectories: whole sampling runs as values.
 
 use ::image::RgbImage;
-use candle_core::Device;
 use rhai::Dynamic;
 
 use super::guidance::Cfg;
@@ -12,7 +11,7 @@ use crate::engine::diffusion::guidance::Guidance;
 use crate::engine::diffusion::schedule::Schedule;
 use crate::engine::diffusion::stepper::Stepper;
 use crate::engine::error::{Error, Result};
-use crate::engine::image::{Picture, grid};
+use crate::engine::image::Picture;
 use crate::engine::latent::Latent;
 use crate::engine::observe::Event;
 use crate::engine::trajectory::{Steering, Trajectory};
@@ -128,9 +127,10 @@ fn run(
             let cfg = by.cfg.at(t / timesteps);
             hooks::guided(cx, &m, z, t, (&by.text, &by.none, cfg), &how).map(|(eps, _)| eps)
         },
-        |state| {
+        |state, before, eps| {
             host.worked();
             host.keep(state.z());
+            host.preview("prediction", || before.schedule().x0(before.z(), eps, before.i()));
             host.emit(Event::Step { label: "sampling", done: state.i(), total: schedule.len() });
         },
     )
@@ -206,7 +206,7 @@ fn strip(tr: &Trajectory, count: usize) -> Result<Picture> {
         labels.push(format!("{}: end", tr.last().i()));
     }
     let columns = pictures.len().min(8);
-    Picture::from_rgb(&grid(&pictures, Some(columns), &labels)?, &Device::Cpu)
+    Picture::sheet_of(&pictures, Some(columns), &labels)
 }
 
 /// Binds them.

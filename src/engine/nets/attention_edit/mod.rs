@@ -8,7 +8,7 @@ mod run;
 use std::sync::Arc;
 
 pub use align::WordMap;
-pub use recorder::{RecordOptions, Recorder};
+pub use recorder::{RecordOptions, Recorder, Seen};
 pub(crate) use run::AttentionRun;
 
 use super::hooks::{Site, SiteKind};
@@ -183,6 +183,12 @@ impl Attention {
     /// Errors: it records nothing.
     pub fn recorded(&self) -> Result<Vec<(String, candle_core::Tensor)>> {
         Ok(self.recorder("maps")?.recorded())
+    }
+
+    /// Where the prompt's words were looked at, call by call and site by site, as long as that took less than 32 MiB.
+    /// Errors: it records nothing.
+    pub fn history(&self) -> Result<Vec<Seen>> {
+        Ok(self.recorder("view")?.history())
     }
 
     /// The prompt that was recorded last, if anything was. Errors: it records nothing.

@@ -29,6 +29,22 @@ impl Default for RecordOptions {
     }
 }
 
+/// Bytes that the maps of single calls may hold: after that only sums and the last call are kept.
+const HISTORY: usize = 32 << 20;
+
+/// Where the words of the prompt were looked at, at one site in one call of the network.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// The call, counted from 0: of a sampling run the step.
+    pub call: usize,
+    /// The site.
+    pub path: Arc<str>,
+    /// Height and width of the site's feature map.
+    pub side: (usize, usize),
+    /// `[queries, words]`: the mean over rows and heads.
+    pub map: Tensor,
+}
+
 #[derive(Debug, Default)]
 struct Recorded {
     text: Option<Embedding>,
@@ -37,6 +53,36 @@ struct Recorded {
     sums: BTreeMap<String, (Tensor, usize)>,
     /// `[rows, heads, queries, keys]` of the last call.
     last: BTreeMap<String, Tensor>,
+    /// Calls so far.
+    calls: usize,
+    /// Maps of single calls, as long as they fit.
+    history: Vec<Seen>,
+    /// Bytes of those.
+    held: usize,
+}
+
+impl Recorded {
+    /// Height and width of a feature map with so many positions. `None`: not a scaled latent.
+    fn side(&self, queries: usize) -> Option<(usize, usize)> {
+        let ratio = ((self.size.0 * self.size.1) as f64 / queries.max(1) as f64).sqrt();
+        let scaled = |x: usize| (x as f64 / ratio).round() as usize;
+        Some((scaled(self.size.0), scaled(self.size.1))).filter(|(h, w)| h * w == queries)
+    }
+
+    /// Keeps the map of this call, `[queries, keys]`: the columns of the prompt's words.
+    fn remember(&mut self, path: &str, map: &Tensor) -> Result<()> {
+        let words = self.text.as_ref().map_or(0, |t| t.words().len()).min(map.dim(1)?.saturating_sub(1));
+        let Some(side) = self.side(map.dim(0)?) else { return Ok(()) };
+        let bytes = side.0 * side.1 * words * size_of::<f32>();
+        if words == 0 || self.held + bytes > HISTORY {
+            return Ok(());
+        }
+        self.held += bytes;
+        let map = map.narrow(1, 1, words)?.contiguous()?.to_dtype(DType::F32)?;
+        let call = self.calls.saturating_sub(1);
+        self.history.push(Seen { call, path: path.into(), side, map: map.detach() });
+        Ok(())
+    }
 }
 
 /// Shared state behind an [`super::Attention`] that records.
@@ -74,6 +120,7 @@ impl Recorder {
         if r.size != (h, w) || r.text.as_ref().is_none_or(|t| t.prompt() != text.prompt()) {
             *r = Recorded { text: Some(text.clone()), size: (h, w), ..Recorded::default() };
         }
+        r.calls += 1;
     }
 
     pub(super) fn add(&self, site: &Site, probs: &Tensor) -> Result<()> {
@@ -81,6 +128,7 @@ impl Recorder {
         r.last.insert(site.path.clone(), probs.clone());
         if site.kind == SiteKind::CrossAttention {
             let map = probs.mean(1)?.mean(0)?;
+            r.remember(&site.path, &map)?;
             let new = match r.sums.get(&site.path) {
                 Some((sum, count)) if sum.dims() == map.dims() => ((sum + map)?, count + 1),
                 _ => (map, 1),
@@ -88,6 +136,11 @@ impl Recorder {
             r.sums.insert(site.path.clone(), new);
         }
         Ok(())
+    }
+
+    /// The maps of single calls, in the order in which they were made.
+    pub(super) fn history(&self) -> Vec<Seen> {
+        self.lock().history.clone()
     }
 
     pub(super) fn maps(&self) -> usize {
@@ -129,13 +182,7 @@ impl Recorder {
         let columns = text.columns(word)?;
         let mut total = vec![0f32; w * h];
         for (sum, count) in r.sums.values() {
-            let queries = sum.dim(0)?;
-            let ratio = ((r.size.0 * r.size.1) as f64 / queries as f64).sqrt();
-            let (mh, mw) =
-                ((r.size.0 as f64 / ratio).round() as usize, (r.size.1 as f64 / ratio).round() as usize);
-            if mh * mw != queries {
-                continue;
-            }
+            let Some((mh, mw)) = r.side(sum.dim(0)?) else { continue };
             let values = sum.to_dtype(DType::F32)?.to_vec2::<f32>()?;
             let map: Vec<f32> = values
                 .iter()
