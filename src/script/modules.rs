@@ -34,6 +34,9 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("study", include_str!("../../stdlib/study.rhai")),
     ("report", include_str!("../../stdlib/report.rhai")),
     ("report_heat", include_str!("../../stdlib/report_heat.rhai")),
+    ("report_imagic", include_str!("../../stdlib/report_imagic.rhai")),
+    ("report_disentangle", include_str!("../../stdlib/report_disentangle.rhai")),
+    ("report_sketch", include_str!("../../stdlib/report_sketch.rhai")),
 ];
 
 /// The folder of the user's own modules.

@@ -8,7 +8,7 @@ use scumble::engine::weights::read::TensorFile;
 use scumble::script::{Session, Settings, thread};
 
 use crate::recipes::{pixels, run};
-use crate::script::Ear;
+use crate::script::{Ear, session};
 
 const QUICK: [&str; 3] = ["steps=4", "seeds=1", "eta=[0.0, 1.0]"];
 const FEW: [&str; 2] = ["embed_steps=2", "tune_steps=2"];
@@ -149,4 +149,30 @@ fn bad_values_are_told() {
         let e = run(dir.path(), recipe, &[arg]).unwrap_err().to_string();
         assert!(e.contains(wanted), "{recipe} {arg}: {e}");
     }
+}
+
+/// A checkpoint and a file of weights that were cut short: told by name, and nothing is written over them.
+#[test]
+fn files_cut_short_are_told_and_stay() {
+    thread::run(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut session = session(dir.path()).0;
+        let setup = "let m = load(\"emoji\"); let z = m.noise(0); let text = m.encode(\"a dog\"); \
+                     let loss = |m, i| mse(m.predict(z, 500, text), z); \
+                     let o = #{ what: \"conv_out\", steps: 1, file: \"run\" }; let t = m.tune(o, loss); save(t, \"weights\")";
+        session.eval(setup).unwrap();
+        let cut = |name: &str| {
+            let path = dir.path().join(name);
+            let whole = std::fs::read(&path).unwrap();
+            std::fs::write(&path, &whole[..whole.len() - 5]).unwrap();
+            (path, whole.len() - 5)
+        };
+        let (run, length) = cut("run.safetensors");
+        let e = session.eval("m.tune(o + #{ resume: true, steps: 2 }, loss)").unwrap_err().to_string();
+        assert!(e.contains("no whole checkpoint") && e.contains("run.safetensors"), "{e}");
+        assert_eq!(std::fs::metadata(run).unwrap().len(), length as u64);
+        let (weights, _) = cut("weights.safetensors");
+        let e = session.eval(&format!("m.with_weights(\"{}\")", weights.display())).unwrap_err().to_string();
+        assert!(e.contains("weights.safetensors"), "{e}");
+    });
 }

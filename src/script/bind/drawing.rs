@@ -88,7 +88,7 @@ fn blend(a: &Picture, b: &Picture, x: &Either<f64, Picture>) -> Result<Picture> 
     Picture::from_tensor(a.tensor().broadcast_mul(&rest)?.broadcast_add(&b.tensor().broadcast_mul(&mask)?)?)
 }
 
-/// Mean absolute difference of the values, in 0..1, where the mask is white.
+/// Mean absolute difference of the values, in 0..1, where the mask is white. Errors: sizes that differ, a mask without white.
 fn distance(a: &Picture, b: &Picture, o: &Opts) -> Result<f64> {
     same_size("distance", a, b)?;
     let d = a.tensor().broadcast_sub(b.tensor())?.abs()?.mean_keepdim(1)?;
@@ -97,7 +97,16 @@ fn distance(a: &Picture, b: &Picture, o: &Opts) -> Result<f64> {
         None => scalar(&d),
         Some(mask) => {
             let mask = mask_for(&mask, a)?;
-            Ok(scalar(&d.broadcast_mul(&mask)?)? / scalar(&mask)?.max(1e-9))
+            let share = scalar(&mask)?;
+            if share < 1e-6 {
+                return Err(Error::value(
+                    "distance",
+                    "the mask is black everywhere: there is nothing to compare",
+                )
+                .expected("white where the pictures are compared")
+                .hint("give a mask with white in it"));
+            }
+            Ok(scalar(&d.broadcast_mul(&mask)?)? / share)
         }
     }
 }
