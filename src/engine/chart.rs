@@ -142,12 +142,12 @@ pub fn draw(lines: &[Line], look: &Look) -> Result<String> {
         (bottom, top) = (bottom - room, top + room);
     }
     let back = |y: f64| if look.log { 10f64.powf(y) } else { y };
-    let names: Vec<(usize, String)> =
-        [(0, top), (look.height / 2, (top + bottom) / 2.0), (look.height - 1, bottom)]
-            .into_iter()
-            .filter(|(row, _)| *row != look.height / 2 || look.height > 4)
-            .map(|(row, y)| (row, label(back(y))))
-            .collect();
+    // The first and the last row, and one between them where there is room.
+    let middle = (look.height > 4).then_some(look.height / 2);
+    let rows = [Some(0), middle, Some(look.height - 1)].into_iter().flatten();
+    let names: Vec<(usize, String)> = rows
+        .map(|row| (row, label(back(top - (top - bottom) * row as f64 / (look.height - 1) as f64))))
+        .collect();
     let margin = names.iter().map(|(_, n)| n.len()).max().unwrap_or(0);
     let columns = look.width.saturating_sub(margin + 2).max(4);
     let single = lines.len() == 1;
