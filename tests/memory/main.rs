@@ -97,6 +97,40 @@ fn a_chain_holds_one_step() {
     });
 }
 
+/// What the recipe `disentangle` goes through at every iteration: the run under a mix of prompts, the decoder, the perceptual
+/// loss and CLIP's direction, back to one weight per step.
+#[test]
+fn disentanglement_holds_one_step() {
+    let _alone = alone();
+    in_session(|peak| {
+        peak(
+            "let eye = perceptual(m); let x0 = m.decode(z); let seen = eye.features(x0); let clip0 = m.clip(x0); \
+             let c1 = m.encode(\"a dog in the snow\"); let turn = m.clip(\"a dog\") - m.clip(\"a dog in the snow\");",
+        );
+        let run = |n: usize| {
+            format!(
+                "s = m.schedule({n}); let list = []; for i in 0..{n} {{ list.push(0.5); }} \
+                 grad(tensor(list), |lam| {{ \
+                     let z = chain(z, 0..s.len, [lam], |z, i, lam| \
+                         s.step(z, m.guided(z, s.t(i), blend(c1, text, lam.slice(0, i, 1)), none, 7), i)); \
+                     let x = m.decode(z); \
+                     0.05 * losses::perceptual_distance(eye.features(x), seen) + losses::direction(clip0 - m.clip(x), turn) \
+                 }}).value"
+            )
+        };
+        // What every thread keeps for its kernels, and the transformed weights.
+        peak(&run(2));
+        let (five, fifty) = (peak(&run(5)), peak(&run(50)));
+        println!(
+            "disentangle, 5 steps {:.2} MiB, 50 steps {:.2} MiB ({:.3})",
+            mib(five),
+            mib(fifty),
+            fifty as f64 / five as f64
+        );
+        assert!(fifty as f64 <= 1.3 * five as f64, "{five} {fifty}");
+    });
+}
+
 #[test]
 fn checkpoints_hold_less() {
     let _alone = alone();
