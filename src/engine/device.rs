@@ -1,5 +1,12 @@
 //! Which device computes, and what this machine has: cores, memory, CPU features.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(any(feature = "cuda", test))]
+mod gpu;
+#[cfg(any(feature = "cuda", test))]
+mod libraries;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -7,7 +14,8 @@ use candle_core::Device;
 
 use super::error::{Error, Kind, Result};
 
-/// Opens a device by name: `auto`, `cpu`, `cuda`, `cuda:1`, `metal`. Returns it with a line that says what was chosen.
+/// Opens a device by name: `auto` (the GPU with the most free memory, else the CPU), `cpu`, `cuda` (that GPU), `cuda:1`, `metal`.
+/// Returns it with a line that says what was chosen. A device is opened once: tensors of later calls fit those of earlier ones.
 /// Errors: an unknown name, or a device that this build or machine does not have.
 pub fn open(name: &str) -> Result<(Device, String)> {
     match name {
@@ -18,28 +26,64 @@ pub fn open(name: &str) -> Result<(Device, String)> {
             .map_err(|_| absent("metal", "this build has no Metal support")),
         _ => {
             let index = match name.strip_prefix("cuda") {
-                Some("") => 0,
+                Some("") => None,
                 Some(rest) => {
-                    rest.strip_prefix(':').and_then(|n| n.parse().ok()).ok_or_else(|| unknown(name))?
+                    Some(rest.strip_prefix(':').and_then(|n| n.parse().ok()).ok_or_else(|| unknown(name))?)
                 }
                 None => return Err(unknown(name)),
             };
-            if !cfg!(feature = "cuda") {
-                return Err(absent(name, "this build has no CUDA support"));
-            }
-            cuda(index).map(|d| (d, format!("cuda:{index}")))
+            cuda(name, index)
         }
     }
 }
 
+#[cfg(feature = "cuda")]
+fn cuda(_: &str, index: Option<usize>) -> Result<(Device, String)> {
+    cuda::open(index)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(name: &str, _: Option<usize>) -> Result<(Device, String)> {
+    Err(absent(name, "this build has no CUDA support"))
+}
+
 fn auto() -> (Device, String) {
-    if cfg!(feature = "cuda") {
-        return match cuda(0) {
-            Ok(device) => (device, "cuda:0".into()),
-            Err(error) => (Device::Cpu, format!("{}; no CUDA: {}", cpu(), error.message())),
-        };
-    }
+    #[cfg(feature = "cuda")]
+    return cuda::open(None)
+        .unwrap_or_else(|error| (Device::Cpu, format!("{}; no GPU: {}", cpu(), error.message())));
+    #[cfg(not(feature = "cuda"))]
     (Device::Cpu, cpu())
+}
+
+/// What GPUs there are, one line each, with what others hold of their memory; why there are none, where this build
+/// could use one.
+pub fn gpus() -> Vec<String> {
+    #[cfg(feature = "cuda")]
+    return match cuda::list() {
+        Ok(gpus) => gpus.iter().map(ToString::to_string).collect(),
+        Err(error) => vec![format!("none: {}", error.message())],
+    };
+    #[cfg(not(feature = "cuda"))]
+    Vec::new()
+}
+
+/// Bytes that are free on the GPU that this process has opened. `None`: it has opened none.
+pub fn gpu_memory_free() -> Option<u64> {
+    #[cfg(feature = "cuda")]
+    return cuda::memory_free();
+    #[cfg(not(feature = "cuda"))]
+    None
+}
+
+/// What an error of the GPU means for the user, by the text that came with it.
+pub(super) fn explain(text: &str) -> Option<Error> {
+    #[cfg(feature = "cuda")]
+    return gpu::of_text(text, gpu_memory_free());
+    #[cfg(not(feature = "cuda"))]
+    {
+        let _ = text;
+        None
+    }
 }
 
 /// What computes on the CPU: results are the same bytes for any number of threads, but not at another level of vector
@@ -51,32 +95,6 @@ fn cpu() -> String {
         started => started,
     };
     format!("cpu ({:?}, {threads} threads)", super::ops::level()).to_lowercase()
-}
-
-fn cuda(index: usize) -> Result<Device> {
-    // cudarc panics where the driver library is absent: ask for the file before it does.
-    if !driver_present() {
-        return Err(absent(&format!("cuda:{index}"), "the CUDA driver library (libcuda.so.1) was not found"));
-    }
-    Device::new_cuda(index).map_err(|e| absent(&format!("cuda:{index}"), Error::from(e).message()))
-}
-
-fn driver_present() -> bool {
-    let mut folders: Vec<std::path::PathBuf> = [
-        "/usr/lib/x86_64-linux-gnu",
-        "/usr/lib64",
-        "/usr/lib",
-        "/usr/local/cuda/compat",
-        "/usr/lib/wsl/lib",
-        "/usr/local/nvidia/lib64",
-    ]
-    .iter()
-    .map(std::path::PathBuf::from)
-    .collect();
-    if let Some(path) = std::env::var_os("LD_LIBRARY_PATH") {
-        folders.extend(std::env::split_paths(&path));
-    }
-    folders.iter().any(|f| f.join("libcuda.so.1").exists() || f.join("libcuda.so").exists())
 }
 
 fn unknown(name: &str) -> Error {

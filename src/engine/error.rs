@@ -178,6 +178,9 @@ impl From<candle_core::Error> for Error {
     /// candle joins a backtrace to its messages when backtraces are on: the user gets the first line only.
     fn from(error: candle_core::Error) -> Self {
         let text = error.to_string();
+        if let Some(explained) = super::device::explain(&text) {
+            return explained;
+        }
         let line = text.lines().find(|l| !l.trim().is_empty()).unwrap_or("tensor operation failed");
         Error::new(Kind::Internal, "tensor", line.trim())
     }

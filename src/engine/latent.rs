@@ -7,6 +7,7 @@ use candle_core::{D, DType, Tensor, TensorId};
 use super::diffusion::train_schedule::Prediction;
 use super::error::{Error, Result};
 use super::nets::unet::Kept;
+use super::ops;
 
 /// A batch of latents (or of noise, or of predictions): `[n, c, h, w]`, f32.
 #[derive(Clone, Debug)]
@@ -169,14 +170,14 @@ impl Latent {
 
     /// `a + b`, same shapes.
     pub fn add(&self, other: &Latent) -> Result<Latent> {
-        Self::same_shape("+", self, other)?;
-        Latent::new((&self.tensor + &other.tensor)?)
+        let (a, b) = Self::pair("+", self, other)?;
+        Latent::new((a + b)?)
     }
 
     /// `a - b`, same shapes.
     pub fn sub(&self, other: &Latent) -> Result<Latent> {
-        Self::same_shape("-", self, other)?;
-        Latent::new((&self.tensor - &other.tensor)?)
+        let (a, b) = Self::pair("-", self, other)?;
+        Latent::new((a - b)?)
     }
 
     /// Every value times `x`.
@@ -196,8 +197,8 @@ impl Latent {
 
     /// Euclidean distance of all values to those of another latent of the same shape.
     pub fn distance(&self, other: &Latent) -> Result<f64> {
-        Self::same_shape("distance", self, other)?;
-        let d = (&self.tensor - &other.tensor)?.sqr()?.sum_all()?.to_dtype(DType::F32)?;
+        let (a, b) = Self::pair("distance", self, other)?;
+        let d = (a - b)?.sqr()?.sum_all()?.to_dtype(DType::F32)?;
         Ok(f64::from(d.to_scalar::<f32>()?).sqrt())
     }
 
@@ -222,8 +223,14 @@ impl Latent {
         }
         let n = a.dims().0.max(b.dims().0);
         let (a, b) = (a.expand_batch(op, n)?, b.expand_batch(op, n)?);
-        Self::same_shape(op, &a, &b)?;
-        Ok((a, b))
+        let (x, y) = Self::pair(op, &a, &b)?;
+        Ok((Latent { tensor: x, ..a }, Latent { tensor: y, ..b }))
+    }
+
+    /// The tensors of two latents of one shape, on one device.
+    fn pair(op: &str, a: &Latent, b: &Latent) -> Result<(Tensor, Tensor)> {
+        Self::same_shape(op, a, b)?;
+        Ok(ops::on_one_device(&a.tensor, &b.tensor)?)
     }
 
     /// An error of kind `Shape` unless both have the same shape.

@@ -345,6 +345,15 @@ impl Host {
     /// large tensor is made.
     pub fn reserve(&self, op: &str, bytes: u64) -> Result<(), Error> {
         let size = |b: u64| super::types::size(usize::try_from(b).unwrap_or(usize::MAX));
+        if let Some(free) = device::gpu_memory_free() {
+            let error = || {
+                Error::new(crate::engine::Kind::Budget, op, "this would not fit into the GPU's memory")
+                    .expected(format!("at most {} more: what is free", size(free)))
+                    .got(format!("{} more wanted", size(bytes)))
+                    .hint("take a smaller size or n, --dtype f16, or free values: :free NAME")
+            };
+            return if bytes > free { Err(error()) } else { Ok(()) };
+        }
         let held = allocated().unwrap_or(0);
         let refused = |expected: String| {
             Error::new(crate::engine::Kind::Budget, op, "this would pass the memory budget")

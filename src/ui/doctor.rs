@@ -18,6 +18,8 @@ pub fn report(settings: &Settings, caps: &Caps) -> String {
     let size = |bytes: Option<u64>| bytes.map_or("unknown".into(), |b| types::size(b as usize));
     let target = format!("{} {}", std::env::consts::ARCH, std::env::consts::OS);
     fact("scumble", format!("{} for {target}", env!("CARGO_PKG_VERSION")));
+    // Before one is opened: what is held then is others'.
+    device::gpus().into_iter().for_each(|gpu| fact("gpu", gpu));
     fact("device", device::open(&settings.device).map_or_else(|e| e.to_string(), |d| d.1));
     fact("cpu", format!("has {}; kernels use {}", device::cpu_features().join(" "), level()));
     fact("threads", threads(settings));

@@ -10,6 +10,7 @@ mod frozen;
 #[cfg(target_os = "linux")]
 mod full_disk;
 mod fuzz;
+mod gpu;
 mod gradients;
 mod guided;
 mod layers;

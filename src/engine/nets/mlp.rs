@@ -217,18 +217,21 @@ impl Mlp {
             )
             .hint("net.inference() uses the running means"));
         }
-        let mut params = self.params.iter().map(|(_, t)| t);
-        let mut next = || params.next().ok_or_else(|| Error::value("run", "a weight is missing"));
+        // It was made in main memory; the rows may lie on a GPU.
+        let mut params = self.params.iter().map(|(_, t)| t.to_device(x.device()));
+        let mut next = || -> Result<Tensor> {
+            Ok(params.next().ok_or_else(|| Error::value("run", "a weight is missing"))??)
+        };
         let mut x = x.to_dtype(DType::F32)?.contiguous()?;
         let layers = self.widths.len() - 1;
         for i in 0..layers {
-            x = x.matmul(&next()?.t()?)?.broadcast_add(next()?)?;
+            x = x.matmul(&next()?.t()?)?.broadcast_add(&next()?)?;
             if i + 1 == layers {
                 break;
             }
             x = x.relu()?;
             if self.batch_norm {
-                x = self.normalized(i, &x, next()?, next()?)?;
+                x = self.normalized(i, &x, &next()?, &next()?)?;
             }
         }
         Ok(x)
@@ -244,13 +247,14 @@ impl Mlp {
                 let unbiased = var.detach().squeeze(0)?.affine(n / (n - 1.0), 0.0)?;
                 let mut all = cell.borrow_mut();
                 let old = all.get_mut(i).ok_or_else(missing)?;
-                old.0 = moved(&old.0, &mean.detach().squeeze(0)?)?;
-                old.1 = moved(&old.1, &unbiased)?;
+                let here = |new: &Tensor, old: &Tensor| new.to_device(old.device());
+                old.0 = moved(&old.0, &here(&mean.detach().squeeze(0)?, &old.0)?)?;
+                old.1 = moved(&old.1, &here(&unbiased, &old.1)?)?;
             }
             (mean, var)
         } else {
             let (mean, var) = self.running.get(i).ok_or_else(missing)?;
-            (mean.unsqueeze(0)?, var.unsqueeze(0)?)
+            (mean.to_device(x.device())?.unsqueeze(0)?, var.to_device(x.device())?.unsqueeze(0)?)
         };
         let scale = var.affine(1.0, EPS)?.sqrt()?.recip()?;
         Ok(x.broadcast_sub(&mean)?.broadcast_mul(&scale)?.broadcast_mul(weight)?.broadcast_add(bias)?)

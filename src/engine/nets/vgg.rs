@@ -69,6 +69,8 @@ impl Vgg16 {
     /// values outside of 0..1 count as the nearest inside.
     pub fn forward(&self, pixels: &Tensor) -> Result<Vec<Tensor>> {
         let (_, _, h, w) = pixels.dims4()?;
+        let own = self.slices.first().and_then(|s| s.first()).map(|conv| conv.weight().device());
+        let pixels = &pixels.to_device(own.unwrap_or(pixels.device()))?;
         let x =
             if (h, w) == (SIDE, SIDE) { pixels.contiguous()? } else { resize_bilinear(pixels, SIDE, SIDE)? };
         let x = x.clamp(0.0, 1.0)?.broadcast_sub(&row(&MEAN, pixels)?)?.broadcast_div(&row(&STD, pixels)?)?;

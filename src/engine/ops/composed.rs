@@ -126,9 +126,32 @@ pub fn apply_probs(probs: &Tensor, v: &Tensor) -> Result<Tensor> {
     y.transpose(1, 2)?.contiguous()?.reshape((b, n, width))
 }
 
-/// Attention with the whole score matrix.
+/// Numbers in a score matrix, at most: a gigabyte in f32.
+const SCORES: usize = 1 << 28;
+
+/// Attention with the score matrix of as many queries at a time as [`SCORES`] lets.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
-    apply_probs(&attention_probs(q, k, heads, causal)?, v)
+    attention_within(SCORES, q, k, v, heads, causal)
+}
+
+fn attention_within(
+    scores: usize,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: usize,
+    causal: bool,
+) -> Result<Tensor> {
+    let (b, n, _) = q.dims3()?;
+    let most = (scores / (b * heads * k.dim(1)?).max(1)).max(1);
+    if causal || n <= most {
+        return apply_probs(&attention_probs(q, k, heads, causal)?, v);
+    }
+    let part = |from: usize| {
+        let q = q.narrow(1, from, most.min(n - from))?;
+        apply_probs(&attention_probs(&q, k, heads, false)?, v)
+    };
+    Tensor::cat(&(0..n).step_by(most).map(part).collect::<Result<Vec<_>>>()?, 1)
 }
 
 /// `1 / (1 + e^-x)`, by way of tanh, which overflows on neither side.
@@ -173,4 +196,22 @@ pub fn upsample_nearest2x(x: &Tensor) -> Result<Tensor> {
     let (n, c, h, w) = x.dims4()?;
     let y = x.reshape((n, c, h, 1, w, 1))?.broadcast_as((n, c, h, 2, w, 2))?;
     y.contiguous()?.reshape((n, c, 2 * h, 2 * w))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::grad_check::{check_same, random64};
+    use super::*;
+
+    #[test]
+    fn attention_in_parts_is_the_whole() {
+        let x = [random64(1, &[2, 11, 6]), random64(2, &[2, 5, 6]), random64(3, &[2, 5, 6])];
+        for scores in [1, 2 * 3 * 5 * 4] {
+            check_same(
+                &x,
+                |x| Ok(attention_within(scores, &x[0], &x[1], &x[2], 3, false)?),
+                |x| attention(&x[0], &x[1], &x[2], 3, false),
+            );
+        }
+    }
 }

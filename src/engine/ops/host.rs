@@ -7,6 +7,16 @@ pub fn has_kernel(x: &Tensor) -> bool {
     x.device().is_cpu() && matches!(x.dtype(), DType::F32 | DType::F64)
 }
 
+/// Two tensors, of which one may lie in main memory and the other on a GPU: both on the GPU. What a script makes from
+/// numbers, and what it reads from files, lies in main memory.
+pub fn on_one_device(a: &Tensor, b: &Tensor) -> Result<(Tensor, Tensor)> {
+    Ok(match (a.device().is_cpu(), b.device().is_cpu()) {
+        (true, false) => (a.to_device(b.device())?, b.clone()),
+        (false, true) => (a.clone(), b.to_device(a.device())?),
+        _ => (a.clone(), b.clone()),
+    })
+}
+
 /// The elements of a contiguous operand of a custom operation.
 pub fn slice<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
     let values = T::cpu_storage_as_slice(storage)?;

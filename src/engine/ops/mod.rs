@@ -36,6 +36,7 @@ mod versions;
 pub use attention::{apply_probs, attention, attention_probs};
 pub use channels::add_channels;
 pub use conv::{Conv2d, Padding};
+pub use host::on_one_device;
 pub use linear::Linear;
 pub use norm::{GroupNorm, LayerNorm};
 pub use pointwise::{geglu, gelu, gelu_tanh, quick_gelu, sigmoid, silu};

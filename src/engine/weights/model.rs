@@ -381,7 +381,7 @@ impl Model {
         Latent::new(self.0.vae.encode_mean(&x, &mut hooks)?)
     }
 
-    /// Pictures of latents; clamped to 0..1 unless a gradient is wanted.
+    /// Pictures of latents, in main memory and clamped to 0..1 unless a gradient is wanted.
     pub fn decode(&self, z: &Latent) -> Result<Picture> {
         let z = z.tensor().to_device(self.device())?.to_dtype(self.0.options.dtype)?;
         let mut hooks = Hooks::none().with_cancel(self.0.options.cancel.clone());
@@ -394,7 +394,8 @@ impl Model {
             .collect::<Result<_>>()?;
         let x = if pictures.len() == 1 { pictures[0].clone() } else { Tensor::cat(&pictures, 0)? };
         let x = x.affine(0.5, 0.5)?;
-        Picture::from_tensor(if x.track_op() { x } else { x.clamp(0.0, 1.0)? }.to_dtype(DType::F32)?)
+        let x = x.to_dtype(DType::F32)?;
+        Picture::from_tensor(if x.track_op() { x } else { x.clamp(0.0, 1.0)?.to_device(&Device::Cpu)? })
     }
 
     /// A schedule of `n` sampling steps; see [`Schedule::new`].

@@ -10,6 +10,7 @@ use crate::engine::error::{Error, Result};
 use crate::engine::image::Picture;
 use crate::engine::latent::Latent;
 use crate::engine::observe::Event;
+use crate::engine::ops;
 use crate::engine::optimize::{Optimizer, Rule};
 use crate::script::args::Opts;
 use crate::script::host::Host;
@@ -176,7 +177,9 @@ fn mse(a: &Dynamic, b: &Dynamic) -> Result<Tensor> {
             .expected(format!("{:?}", p.dims()))
             .got(format!("{:?}", q.dims())));
     }
-    Ok(Tensor((p - q.to_dtype(candle_core::DType::F32)?)?.sqr()?.mean_all()?))
+    let (p, q) = ops::on_one_device(&p, &q)?;
+    let (p, q) = (p.to_dtype(candle_core::DType::F32)?, q.to_dtype(candle_core::DType::F32)?);
+    Ok(Tensor((p - q)?.sqr()?.mean_all()?))
 }
 
 /// Binds them.

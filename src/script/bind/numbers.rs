@@ -33,7 +33,10 @@ fn cat(list: &[Tensor], dim: i64) -> Result<Tensor> {
                 .got(format!("{:?}", t.0.dims())));
         }
     }
-    let all = list.iter().map(|t| Ok(t.0.to_dtype(first.0.dtype())?)).collect::<Result<Vec<_>>>()?;
+    // One that lies on a GPU takes the others there.
+    let device = list.iter().map(|t| t.0.device()).find(|d| !d.is_cpu()).unwrap_or(first.0.device());
+    let like = |t: &Tensor| Ok(t.0.to_dtype(first.0.dtype())?.to_device(device)?);
+    let all = list.iter().map(like).collect::<Result<Vec<_>>>()?;
     Ok(Tensor(Values::cat(&all, dim)?))
 }
 
@@ -47,7 +50,8 @@ fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     };
     match (a.0.dims(), b.0.dims()) {
         ([_, k], [l, _]) if k == l => {
-            Ok(Tensor(a.0.contiguous()?.matmul(&b.0.to_dtype(a.0.dtype())?.contiguous()?)?))
+            let (a, b) = ops::on_one_device(&a.0, &b.0)?;
+            Ok(Tensor(a.contiguous()?.matmul(&b.to_dtype(a.dtype())?.contiguous()?)?))
         }
         _ => Err(bad()),
     }
@@ -59,7 +63,8 @@ fn dot(a: &Tensor, b: &Tensor) -> Result<Tensor> {
             .expected(format!("{:?}", a.0.dims()))
             .got(format!("{:?}", b.0.dims())));
     }
-    Ok(Tensor((&a.0 * b.0.to_dtype(a.0.dtype())?)?.sum_all()?))
+    let (a, b) = ops::on_one_device(&a.0, &b.0)?;
+    Ok(Tensor((&a * b.to_dtype(a.dtype())?)?.sum_all()?))
 }
 
 fn choose(mask: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
@@ -69,8 +74,9 @@ fn choose(mask: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
             .expected(format!("{:?}", m.dims()))
             .got(format!("{:?} and {:?}", x.dims(), y.dims())));
     }
-    let mask = m.detach().ne(0.0)?;
-    Ok(Tensor(mask.where_cond(x, &y.to_dtype(x.dtype())?)?))
+    let (x, y) = ops::on_one_device(x, y)?;
+    let (m, x) = ops::on_one_device(&m.detach(), &x)?;
+    Ok(Tensor(m.ne(0.0)?.where_cond(&x, &y.to_dtype(x.dtype())?.to_device(x.device())?)?))
 }
 
 /// The length of what every entry of the first dimension holds; its sizes become 1.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use candle_core::DType;
 
 use super::tensor::Tensor;
+use crate::engine::device;
 use crate::engine::error::{Error, Kind, Result};
 use crate::engine::image::Picture;
 use crate::engine::nets::vgg::{Lpips, Vgg16};
@@ -67,7 +68,7 @@ fn weights(host: &Host, name: &str, (what, how): (&str, &str)) -> Result<Weights
         return Err(Error::file("perceptual", path, format!("the file has {size} bytes")));
     }
     host.reserve("perceptual", size.saturating_mul(2))?;
-    Weights::load(&[TensorFile::open(&real)?], DType::F32, &candle_core::Device::Cpu)
+    Weights::load(&[TensorFile::open(&real)?], DType::F32, &device::open(&host.settings().device)?.0)
 }
 
 fn vgg(host: &Host, name: &str, lin: Option<String>) -> Result<Perceptual> {

@@ -71,7 +71,7 @@ impl Tensor {
         if from > 0 {
             parts.push(self.0.narrow(at, 0, from)?);
         }
-        parts.push(part.0.to_dtype(self.0.dtype())?);
+        parts.push(part.0.to_dtype(self.0.dtype())?.to_device(self.0.device())?);
         if end < self.0.dim(at)? {
             parts.push(self.0.narrow(at, end, self.0.dim(at)? - end)?);
         }
@@ -117,12 +117,13 @@ fn both(
     b: &Tensor,
     f: fn(&Values, &Values) -> candle_core::Result<Values>,
 ) -> Result<Tensor> {
-    let b = b.0.to_dtype(a.0.dtype())?;
-    match f(&a.0, &b) {
+    let (a, b) = ops::on_one_device(&a.0, &b.0)?;
+    let b = b.to_dtype(a.dtype())?;
+    match f(&a, &b) {
         Ok(x) => Ok(Tensor(x)),
         Err(_) => Err(Error::shape(op, "the two tensors do not fit")
             .expected("equal shapes, or 1 where they differ")
-            .got(format!("{:?} and {:?}", a.0.dims(), b.dims()))),
+            .got(format!("{:?} and {:?}", a.dims(), b.dims()))),
     }
 }
 
