@@ -91,11 +91,9 @@ fn on_screen(picture: &RgbImage, cells: (u16, u16), cell: Option<(u16, u16)>) ->
     let cell = cell.unwrap_or(CELL);
     let (w, h) = picture.dimensions();
     let room = (u32::from(cells.0) * u32::from(cell.0), u32::from(cells.1) * u32::from(cell.1));
-    match (room.0 / w).min(room.1 / h) {
-        // Cells are rounded: half of one is no reason to scale.
-        0 if w <= room.0 + u32::from(cell.0) / 2 && h <= room.1 + u32::from(cell.1) / 2 => {
-            Cow::Borrowed(picture)
-        }
+    // Cells are rounded: half of one more is room as well.
+    let wide = (room.0 + u32::from(cell.0) / 2, room.1 + u32::from(cell.1) / 2);
+    match (wide.0 / w).min(wide.1 / h) {
         0 => {
             let share = (f64::from(room.0) / f64::from(w)).min(f64::from(room.1) / f64::from(h));
             let size = |x: u32| ((f64::from(x) * share).round() as u32).max(1);
@@ -143,7 +141,10 @@ mod tests {
         assert_eq!(large.dimensions(), (256, 128));
         assert!(large.enumerate_pixels().all(|(x, y, p)| p == picture.get_pixel(x / 32, y / 32)));
         assert_eq!(on_screen(&picture, (1, 1), Some((8, 16))).dimensions(), (8, 4));
-        assert_eq!(on_screen(&picture, (3, 1), Some((10, 20))).dimensions(), (24, 12));
+        assert_eq!(on_screen(&picture, (3, 1), Some((10, 20))).dimensions(), (32, 16));
+        // 14 rows of 19 pixels are 266; 13 would be 247, and the picture a quarter smaller.
+        let square = RgbImage::new(64, 64);
+        assert_eq!(on_screen(&square, (32, 13), Some((8, 19))).dimensions(), (256, 256));
     }
 
     #[test]
