@@ -135,7 +135,7 @@ fn where_there_can_be_no_panel_there_is_the_line_or_nothing() {
     // Said so.
     let Some(mut terminal) = start(&room, &RUN, &[("SCUMBLE_PANEL", "off"), NONE]) else { return };
     assert_eq!(terminal.ends(), 0);
-    assert!(!terminal.text().contains("── ") && terminal.text().contains("\r\x1b[Ksampling "));
+    assert!(!terminal.text().contains("── text2image") && terminal.text().contains("\r\x1b[Ksampling "));
     // A window that is too small.
     let Some(mut terminal) = start(&room, &RUN, &[NONE]) else { return };
     terminal.resizes(11, 100);
@@ -146,7 +146,7 @@ fn where_there_can_be_no_panel_there_is_the_line_or_nothing() {
     command.env("SCUMBLE_GRAPHICS", "none");
     let Some(mut terminal) = Terminal::with(command, false) else { return };
     assert_eq!(terminal.ends(), 0);
-    assert!(!terminal.text().contains("── "), "{}", terminal.text());
+    assert!(!terminal.text().contains("── text2image"), "{}", terminal.text());
     // A pipe.
     let done = room.run(&RUN);
     assert!(!done.out.contains('\x1b') && !done.err.contains('\x1b') && done.err.contains("sampling "));
