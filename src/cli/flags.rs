@@ -3,15 +3,18 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::{ArgValueCompleter, Shell};
 
-use super::units;
+use super::complete;
 use crate::engine::device;
 use crate::engine::ops;
 use crate::engine::weights::locate;
 use crate::report::Report;
 use crate::script::Settings;
 use crate::term::style::ColorChoice;
+use crate::ui::config::Config;
+use crate::ui::units;
 
 /// An interactive terminal shell for diffusion models. Without a command: the prompt; a script on stdin is evaluated.
 #[derive(Parser, Debug)]
@@ -37,10 +40,14 @@ pub enum Command {
     #[command(disable_help_flag = true)]
     Run {
         /// Name or file (none: list the built-in ones)
+        #[arg(add = ArgValueCompleter::new(complete::recipes))]
         recipe: Option<String>,
         /// Options of the recipe
-        #[arg(value_name = "key=value")]
+        #[arg(value_name = "key=value", add = ArgValueCompleter::new(complete::options))]
         options: Vec<String>,
+        /// Run it again whenever its file is saved, with the model kept in memory
+        #[arg(short, long)]
+        watch: bool,
         /// Show what the recipe does, its options and examples
         #[arg(short, long)]
         help: bool,
@@ -48,12 +55,13 @@ pub enum Command {
     /// Find unknown names, options and wrong argument counts without running
     Check {
         /// Names or files
-        #[arg(required = true, value_name = "RECIPE")]
+        #[arg(required = true, value_name = "RECIPE", add = ArgValueCompleter::new(complete::recipes))]
         recipes: Vec<String>,
     },
     /// Show the function reference, or one entry of it
     Doc {
         /// A function, method or type; two words search
+        #[arg(add = ArgValueCompleter::new(complete::documented))]
         name: Vec<String>,
         /// The whole reference as Markdown
         #[arg(long)]
@@ -65,6 +73,13 @@ pub enum Command {
         #[arg(long)]
         pictures: bool,
     },
+    /// Print what makes Tab complete flags, recipes and their options in your shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page: scumble man | man -l -
+    Man,
     /// Print the licences and credits of what ships inside the program
     Licenses,
 }
@@ -105,7 +120,8 @@ pub enum Dtype {
 #[derive(Args, Debug)]
 pub struct Flags {
     /// Model: emoji, a diffusers folder, or org/name from the Hugging Face cache
-    #[arg(long, global = true, default_value = "emoji", value_name = "NAME|DIR|HUB-ID")]
+    #[arg(long, global = true, default_value = "emoji", value_name = "NAME|DIR|HUB-ID",
+          add = ArgValueCompleter::new(complete::models))]
     pub model: String,
     /// Device: auto, cpu, cuda, cuda:N or metal
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
@@ -114,13 +130,14 @@ pub struct Flags {
     #[arg(long, global = true, value_enum, default_value = "f32")]
     pub dtype: Dtype,
     /// Folder for results
-    #[arg(long, global = true, default_value = "out", value_name = "DIR")]
+    #[arg(long, global = true, default_value = "out", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub out: PathBuf,
     /// Threads to compute with [default: the least of affinity, cgroup and SLURM_CPUS_PER_TASK]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
     /// Keep no transformed copies of the weights: less memory, somewhat slower
-    #[arg(long, global = true)]
+    #[arg(long, global = true, num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", value_name = "BOOL")]
     pub lean: bool,
     /// Most memory to hold, like 2G or 500M [default: what the machine or the cgroup has]
     #[arg(long, global = true, value_name = "SIZE", value_parser = units::size)]
@@ -129,29 +146,32 @@ pub struct Flags {
     #[arg(long, global = true, value_name = "TIME", value_parser = units::time)]
     pub max_time: Option<Duration>,
     /// Folder that recipes may read, besides the working folder (may be repeated)
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub allow_read: Vec<PathBuf>,
     /// Folder that recipes may write, besides --out (may be repeated)
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub allow_write: Vec<PathBuf>,
     /// Finish a run even when the terminal hangs up
-    #[arg(long, global = true)]
+    #[arg(long, global = true, num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", value_name = "BOOL")]
     pub keep_going: bool,
     /// Append cells, values, notes, paths and errors to a file
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub log: Option<PathBuf>,
     /// Events as JSON lines on stdout
     #[arg(long, global = true)]
     pub json: bool,
     /// No progress and no remarks
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", value_name = "BOOL")]
     pub quiet: bool,
     /// When to use colors; alone: always
     #[arg(long, global = true, value_enum, value_name = "WHEN", num_args = 0..=1, default_value = "auto",
           default_missing_value = "always")]
     pub color: Color,
     /// Do not run init files
-    #[arg(long, global = true)]
+    #[arg(long, global = true, num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", value_name = "BOOL")]
     pub no_init: bool,
 }
 
@@ -180,9 +200,9 @@ impl Flags {
 
     /// Values that the table cannot judge.
     /// Errors (exit code 2): a device that is not here, a model that is not there.
-    pub fn validate(&self) -> Result<(), Report> {
-        let usage = |flag: &str, e: &crate::engine::Error| {
-            let mut report = Report::usage(format!("{flag}: {}", e.message()));
+    pub fn validate(&self, config: &Config) -> Result<(), Report> {
+        let usage = |name: &str, e: &crate::engine::Error| {
+            let mut report = Report::usage(format!("{}: {}", config.label(name), e.message()));
             report.kind = e.kind().name().to_string();
             report.expected = e.expected_text().map(String::from);
             report.got = e.got_text().map(String::from);
@@ -196,8 +216,8 @@ impl Flags {
             report.got = Some(got);
             report
         })?;
-        device::open(&self.device).map_err(|e| usage("--device", &e))?;
-        locate::locate(&self.model).map_err(|e| usage("--model", &e))?;
+        device::open(&self.device).map_err(|e| usage("device", &e))?;
+        locate::locate(&self.model).map_err(|e| usage("model", &e))?;
         Ok(())
     }
 }

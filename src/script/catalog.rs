@@ -239,9 +239,7 @@ pub fn help(question: &str, width: usize) -> Option<String> {
     let question = question.trim();
     let found = lookup(question);
     if owners().contains(question) && !found.iter().any(|e| e.name == question) {
-        let list: Vec<String> =
-            found.iter().map(|e| format!("  {:<44} {}", e.usage(), first_sentence(&e.doc))).collect();
-        return Some(format!("{question}\n\n{}", list.join("\n")));
+        return Some(format!("{question}\n\n{}", listed(&found, width)));
     }
     if !found.is_empty() {
         return Some(found.iter().map(|e| render(e, width)).collect::<Vec<_>>().join("\n\n"));
@@ -250,9 +248,25 @@ pub fn help(question: &str, width: usize) -> Option<String> {
     if found.is_empty() {
         return suggest(question).map(|n| format!("nothing is called {question}; did you mean {n}?"));
     }
-    let list: Vec<String> =
-        found.iter().take(20).map(|e| format!("  {:<44} {}", e.usage(), first_sentence(&e.doc))).collect();
-    Some(list.join("\n"))
+    Some(listed(&found[..found.len().min(20)], width))
+}
+
+/// Entries with their first sentences: beside each other where all fits, else the sentence below the signature.
+fn listed(entries: &[&Entry], width: usize) -> String {
+    let width = width.clamp(30, 100);
+    let mut out = String::new();
+    for e in entries {
+        let (usage, about) = (e.usage(), first_sentence(&e.doc));
+        let line = format!("  {usage:<32} {about}");
+        if line.chars().count() <= width {
+            let _ = writeln!(out, "{line}");
+            continue;
+        }
+        let usage = fill(&usage, width - 2).join("\n    ");
+        let _ = writeln!(out, "  {usage}\n      {}", fill(&about, width - 6).join("\n      "));
+    }
+    out.truncate(out.trim_end().len());
+    out
 }
 
 /// All names by group, for `scumble doc` and `:help`.
@@ -391,6 +405,9 @@ mod tests {
         assert!(help("blend", 80).unwrap().starts_with("blend("));
         assert!(help("Latent", 80).unwrap().contains("z.shape"));
         assert!(help("noise levels", 80).unwrap().contains("m.schedule("));
+        for question in ["noise level", "Latent", "Model"] {
+            assert!(help(question, 80).unwrap().lines().all(|l| l.chars().count() <= 80), "{question}");
+        }
         assert_eq!(help("blennd", 80).unwrap(), "nothing is called blennd; did you mean blend?");
         assert_eq!(help("qqqqqqq", 80), None);
     }

@@ -46,6 +46,12 @@ impl Policy {
         Policy { read, write, out, granted: HashSet::new(), typed: false }
     }
 
+    /// Takes the folders of other settings; files that were named stay readable.
+    pub fn follow(&mut self, settings: &Settings) {
+        let granted = std::mem::take(&mut self.granted);
+        *self = Policy { granted, typed: self.typed, ..Policy::new(settings) };
+    }
+
     /// The same, and everything below one more folder may be read.
     pub fn and_below(&self, folder: &Path) -> Self {
         let mut policy = self.clone();

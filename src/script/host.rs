@@ -117,7 +117,7 @@ pub struct Running {
 
 /// One session's state as bindings see it.
 pub struct Host {
-    settings: Settings,
+    settings: RefCell<Rc<Settings>>,
     observer: Arc<dyn Observer>,
     cancel: Cancel,
     operations: Cell<u64>,
@@ -160,7 +160,7 @@ impl Host {
     pub fn new(settings: Settings, observer: Arc<dyn Observer>, cancel: Cancel) -> Self {
         let policy = Policy::new(&settings);
         Host {
-            settings,
+            settings: RefCell::new(Rc::new(settings)),
             observer,
             cancel,
             operations: Cell::new(0),
@@ -193,8 +193,14 @@ impl Host {
     }
 
     /// The settings.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
+    pub fn settings(&self) -> Rc<Settings> {
+        Rc::clone(&self.settings.borrow())
+    }
+
+    /// Takes other settings; from now on results go to their folder. What is loaded stays as it was loaded.
+    pub fn set_settings(&self, settings: Settings) {
+        self.policy.borrow_mut().follow(&settings);
+        self.settings.replace(Rc::new(settings));
     }
 
     /// The cancel token, for engine calls.
@@ -318,7 +324,7 @@ impl Host {
         self.printed.set(0);
         self.stopped.replace(None);
         self.last.replace(None);
-        self.deadline.set(self.settings.max_time.map(|t| Instant::now() + t));
+        self.deadline.set(self.settings().max_time.map(|t| Instant::now() + t));
     }
 
     /// Says that an engine call was made: the script is not in an endless loop.
@@ -338,7 +344,7 @@ impl Host {
     /// Bytes that the process may hold: `--max-memory`, else what the cgroup or the machine has.
     pub fn memory_limit(&self) -> Option<u64> {
         static MACHINE: OnceLock<Option<u64>> = OnceLock::new();
-        self.settings.max_memory.or_else(|| *MACHINE.get_or_init(device::memory_limit))
+        self.settings().max_memory.or_else(|| *MACHINE.get_or_init(device::memory_limit))
     }
 
     /// An error if `bytes` more would pass the memory budget, or are more than the machine has left. Call it before a
@@ -397,7 +403,7 @@ impl Host {
     /// The deadline's stop, if it has passed.
     pub fn out_of_time(&self) -> Option<Stop> {
         let deadline = self.deadline.get()?;
-        (Instant::now() >= deadline).then(|| Stop::Time(self.settings.max_time.unwrap_or_default()))
+        (Instant::now() >= deadline).then(|| Stop::Time(self.settings().max_time.unwrap_or_default()))
     }
 
     /// When the time is used up, if there is a limit.

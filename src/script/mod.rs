@@ -35,4 +35,4 @@ pub mod view;
 pub mod watchdog;
 
 pub use host::{Settings, set_memory_probe};
-pub use session::{Outcome, Session, Snapshot, Variable};
+pub use session::{Done, Held, Outcome, Session, Snapshot, Variable};

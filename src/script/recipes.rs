@@ -64,6 +64,26 @@ pub fn find(name: &str) -> Result<Recipe, Report> {
     Recipe::read(&stem, path, &text, &ast)
 }
 
+/// The file of a recipe; `None`: it is built in. Errors (exit code 2): there is no such recipe, or it cannot be read.
+pub fn file_of(name: &str) -> Result<Option<PathBuf>, Report> {
+    Ok(load(name)?.1)
+}
+
+/// The text of a built-in recipe.
+pub fn built_in(name: &str) -> Option<&'static str> {
+    BUILT_IN.iter().find(|(n, _)| *n == name).map(|(_, text)| *text)
+}
+
+/// Names of the recipes in the user's own folder.
+pub fn own_names() -> Vec<String> {
+    let entries = user_folder().and_then(|folder| std::fs::read_dir(folder).ok());
+    let files = entries.into_iter().flatten().flatten().take(5000);
+    let name = |f: std::fs::DirEntry| Some(f.file_name().to_str()?.strip_suffix(".rhai")?.to_string());
+    let mut names: Vec<String> = files.filter_map(name).filter(|n| crate::report::plain(n) == *n).collect();
+    names.sort();
+    names
+}
+
 fn load(name: &str) -> Result<(String, Option<PathBuf>, String), Report> {
     let path = Path::new(name);
     let looks_like_file = name.ends_with(".rhai") || path.components().count() > 1;

@@ -167,6 +167,32 @@ pub fn is_function(name: &str) -> bool {
         || super::check::LANGUAGE.contains(&name)
 }
 
+/// The bracket under or just before the cursor, and the one that belongs to it. `None`: there is none, or it is alone.
+pub fn bracket_pair(text: &str, position: usize) -> Option<(Range<usize>, Range<usize>)> {
+    let brackets: Vec<(Range<usize>, bool)> = pieces(text)
+        .into_iter()
+        .filter(|p| p.class == Class::Sign)
+        .filter_map(|p| match &text[p.range.clone()] {
+            "(" | "[" | "{" | "#{" => Some((p.range, true)),
+            ")" | "]" | "}" => Some((p.range, false)),
+            _ => None,
+        })
+        .collect();
+    let under = brackets.iter().position(|(r, _)| r.contains(&position));
+    let here = under.or_else(|| brackets.iter().position(|(r, _)| r.end == position))?;
+    let (start, opens) = brackets.get(here)?;
+    let mut depth = 0i32;
+    let mut partner = |(range, opening): &(Range<usize>, bool)| {
+        depth += if opening == opens { 1 } else { -1 };
+        (depth == 0).then(|| range.clone())
+    };
+    let other = match opens {
+        true => brackets[here..].iter().find_map(&mut partner),
+        false => brackets[..=here].iter().rev().find_map(&mut partner),
+    };
+    Some((start.clone(), other?))
+}
+
 /// A token, roughly: enough for color and for finding where one stands.
 #[derive(Clone, Debug)]
 pub(super) struct Piece {

@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use image::RgbImage;
 use rhai::{AST, Dynamic, Engine, Expr, ModuleResolver, Position, Scope, Stmt};
@@ -16,6 +17,7 @@ use super::watchdog::Watchdog;
 use super::{bind, catalog, engine, recipes, scan, types};
 use crate::engine::latent::Latent;
 use crate::engine::observe::{Cancel, Observer};
+use crate::engine::weights::model::Model;
 use crate::report::{Exit, Report};
 
 /// What a cell or a recipe gave.
@@ -42,6 +44,28 @@ pub struct Variable {
     pub bytes: usize,
 }
 
+/// A cell that worked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// Its number, as errors name it.
+    pub number: usize,
+    /// Its text.
+    pub text: String,
+}
+
+/// A model that the session holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Its name.
+    pub name: String,
+    /// What it was loaded for: the device.
+    pub device: String,
+    /// Bytes of its weights.
+    pub bytes: usize,
+    /// The variables that hold it.
+    pub variables: Vec<String>,
+}
+
 /// What completion needs to know of a session. Plain data: may cross threads.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -58,7 +82,7 @@ pub struct Session {
     scope: Scope<'static>,
     known: &'static Functions,
     count: usize,
-    cells: Vec<String>,
+    cells: Vec<Done>,
     functions: Vec<(String, Vec<String>)>,
 }
 
@@ -87,7 +111,7 @@ impl Session {
         let result = self.evaluate(&name, code, &mut scope, true);
         self.scope = prune(scope);
         let value = result.map_err(|report| Box::new(self.keep_last(report)))?;
-        self.cells.push(code.trim_end().to_string());
+        self.cells.push(Done { number: self.count, text: code.trim_end().to_string() });
         let hidden = scan::ends_with_semicolon(code);
         let outcome = self.outcome(&value, hidden).map_err(Box::new)?;
         if !value.is_unit() {
@@ -252,14 +276,25 @@ impl Session {
             self.note_functions(&ast);
             self.engine.register_global_module(ast.shared_lib().clone());
         }
+        self.guarded(name, scope, |session, scope| {
+            if cell {
+                session.keep_imports(&ast)?;
+            }
+            session.engine.eval_ast_with_scope::<Dynamic>(scope, &ast)
+        })
+        .map(Dynamic::flatten)
+    }
+
+    /// Runs something within the budgets of a cell. Its errors become reports, its panics too.
+    fn guarded<T>(
+        &mut self,
+        name: &str,
+        scope: &mut Scope<'static>,
+        work: impl FnOnce(&mut Self, &mut Scope<'static>) -> Result<T, Box<rhai::EvalAltResult>>,
+    ) -> Result<T, Report> {
         self.host.begin();
         let watch = Watchdog::start(&self.host);
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            if cell {
-                self.keep_imports(&ast)?;
-            }
-            self.engine.eval_ast_with_scope::<Dynamic>(scope, &ast)
-        }));
+        let result = catch_unwind(AssertUnwindSafe(|| work(self, scope)));
         let timed_out = watch.finish();
         // A native that calls back may have swallowed the error that ends the run.
         let result = match (result, self.host.take_stopped()) {
@@ -267,7 +302,7 @@ impl Session {
             (result, _) => result,
         };
         match result {
-            Ok(Ok(value)) => Ok(value.flatten()),
+            Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => {
                 let names = self.names(scope);
                 let sources = self.host.sources.borrow();
@@ -364,6 +399,70 @@ impl Session {
         &self.host
     }
 
+    /// Evaluates code once to warm up and `n` times more; the time of each of these. On a GPU the time ends when its work
+    /// has ended. What the code defines is forgotten, what it changes stays.
+    pub fn bench(&mut self, n: usize, code: &str) -> Result<Vec<Duration>, Box<Report>> {
+        self.count += 1;
+        let name = format!("cell {}", self.count);
+        self.host.policy.borrow_mut().set_typed(true);
+        self.host.sources.borrow_mut().add(&name, code);
+        let mut scope = std::mem::take(&mut self.scope);
+        let length = scope.len();
+        let times = self.compile(&name, code, &scope).and_then(|ast| {
+            self.guarded(&name, &mut scope, |session, scope| {
+                let mut times = Vec::with_capacity(n);
+                for turn in 0..=n {
+                    let started = Instant::now();
+                    drop(session.engine.eval_ast_with_scope::<Dynamic>(scope, &ast)?);
+                    if let Some((model, _)) = session.host.models.last() {
+                        let _ = model.device().synchronize();
+                    }
+                    if turn > 0 {
+                        times.push(started.elapsed());
+                    }
+                    scope.rewind(length);
+                    if session.host.cancel().is_set() {
+                        return Err(session.host.stop(super::errors::Stop::Cancelled));
+                    }
+                }
+                Ok(times)
+            })
+        });
+        scope.rewind(length);
+        self.scope = prune(scope);
+        times.map_err(Box::new)
+    }
+
+    /// The models that are in memory: the one loaded last, and what variables hold.
+    pub fn models(&self) -> Vec<Held> {
+        let mut all: Vec<Held> = Vec::new();
+        let mut note = |model: &Model, device: String, variable: Option<&str>| {
+            let found = all.iter().position(|h| h.name == model.name() && h.bytes == model.bytes());
+            let at = found.unwrap_or_else(|| {
+                let (name, bytes) = (model.name().to_string(), model.bytes());
+                all.push(Held { name, device, bytes, variables: Vec::new() });
+                all.len() - 1
+            });
+            if let Some(held) = all.get_mut(at) {
+                held.variables.extend(variable.map(String::from));
+            }
+        };
+        if let Some((model, device)) = self.host.models.last() {
+            note(&model, device, None);
+        }
+        for (name, _, value) in oldest_first(&self.scope) {
+            if let Some(model) = value.read_lock::<Model>() {
+                note(&model, format!("{:?}", model.device().location()).to_lowercase(), Some(name));
+            }
+        }
+        all
+    }
+
+    /// Takes other settings, for what runs from now on.
+    pub fn configure(&self, settings: Settings) {
+        self.host.set_settings(settings);
+    }
+
     /// Drops a variable's value. `false` if there is no such variable.
     pub fn free(&mut self, name: &str) -> bool {
         if name == "ans" {
@@ -403,7 +502,7 @@ impl Session {
     }
 
     /// The cells that succeeded, in order.
-    pub fn cells(&self) -> &[String] {
+    pub fn cells(&self) -> &[Done] {
         &self.cells
     }
 
@@ -412,7 +511,7 @@ impl Session {
         let library = catalog::lookup(function).into_iter().find_map(|e| e.source.clone());
         let cell = || {
             let start = format!("fn {function}(");
-            self.cells.iter().rev().find(|c| c.contains(&start)).cloned()
+            self.cells.iter().rev().find(|c| c.text.contains(&start)).map(|c| c.text.clone())
         };
         library.or_else(cell)
     }

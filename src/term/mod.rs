@@ -4,6 +4,8 @@ mod answer;
 mod brands;
 pub mod graphics;
 pub mod keys;
+pub mod marks;
+pub mod pager;
 pub mod probe;
 pub mod reach;
 pub mod signals;

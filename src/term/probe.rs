@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -282,11 +283,20 @@ fn from_environment() -> Option<(Protocol, String)> {
     found.filter(|_| multiplexer().is_none()).map(|(name, _, p)| (p, format!("{name}={}", var(name))))
 }
 
+/// The protocol that a setting asks for, and how errors and reports call that setting.
+static CHOICE: Mutex<Option<(String, String)>> = Mutex::new(None);
+
+/// Decides by hand: `kitty`, `iterm`, `blocks` or `none`; anything else asks the terminal. `label` says who decided.
+pub fn choose(name: &str, label: &str) {
+    *CHOICE.lock().unwrap_or_else(PoisonError::into_inner) = Some((name.into(), label.into()));
+}
+
 /// Reasons not to ask at all, and what is done then.
 fn unasked() -> Option<Caps> {
-    let choice = var("SCUMBLE_GRAPHICS");
+    let chosen = CHOICE.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let (choice, label) = chosen.unwrap_or_else(|| (var("SCUMBLE_GRAPHICS"), "SCUMBLE_GRAPHICS".into()));
     if let Some(protocol) = Protocol::ALL.into_iter().find(|p| p.name() == choice) {
-        let mut caps = Caps::new(protocol, format!("SCUMBLE_GRAPHICS={choice}"));
+        let mut caps = Caps::new(protocol, format!("{label}={choice}"));
         // Inside tmux it is kitty's protocol only by way of text cells.
         caps.placeholders = caps.multiplexer.is_some();
         if protocol != Protocol::Blocks {

@@ -37,6 +37,8 @@ pub enum Role {
     Comment,
     /// A name that does not exist.
     Unknown,
+    /// A bracket beside the cursor, and the one that belongs to it.
+    Pair,
     /// The prompt.
     Prompt,
 }
@@ -76,6 +78,7 @@ impl Style {
             Role::Number => "35",
             Role::Keyword => "1;34",
             Role::Unknown => "4;31",
+            Role::Pair => "1;33",
             Role::Prompt => "1;36",
         };
         format!("\x1b[{code}m{text}\x1b[0m")

@@ -15,6 +15,7 @@ use rustix::termios::{self, InputModes, LocalModes, OptionalActions, Termios};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Quiet,
+    Keys,
     Full,
 }
 
@@ -155,6 +156,19 @@ impl Quiet {
     }
 }
 
+/// While it lives, keys arrive one by one and are not echoed, Ctrl-C and Ctrl-Z among them, on the usual screen: read them
+/// with [`super::keys::Keyboard`].
+pub struct Keys {
+    _guard: Guard,
+}
+
+impl Keys {
+    /// Enters the mode. `None` if stdin is no terminal, or not ours.
+    pub fn enter() -> Option<Keys> {
+        Some(Keys { _guard: Guard::enter(Mode::Keys)? })
+    }
+}
+
 /// While it lives, the alternate screen is shown and keys arrive one by one, Ctrl-C and Ctrl-Z among them: read them with
 /// [`super::keys::Keyboard`], which never waits for a terminal that is gone.
 pub struct Full {
@@ -225,7 +239,7 @@ fn changed(modes: &Termios, mode: Mode) -> Termios {
     modes.local_modes -= LocalModes::ECHO | LocalModes::ICANON;
     match mode {
         Mode::Quiet => modes.local_modes |= LocalModes::ISIG,
-        Mode::Full => {
+        Mode::Keys | Mode::Full => {
             modes.local_modes -= LocalModes::ISIG | LocalModes::IEXTEN;
             // Enter is not Ctrl-J, and Ctrl-S stops nothing.
             modes.input_modes -= InputModes::ICRNL | InputModes::IXON;

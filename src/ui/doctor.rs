@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::config::Config;
 use super::folders;
 use super::trust::{self, FolderInit, Standing};
 use crate::engine::device;
@@ -12,7 +13,7 @@ use crate::term::probe::Caps;
 use crate::term::tty;
 
 /// The report, one fact a line.
-pub fn report(settings: &Settings, caps: &Caps) -> String {
+pub fn report(settings: &Settings, config: &Config, caps: &Caps) -> String {
     let mut lines: Vec<(&str, String)> = Vec::new();
     let mut fact = |name: &'static str, text: String| lines.push((name, text));
     let size = |bytes: Option<u64>| bytes.map_or("unknown".into(), |b| types::size(b as usize));
@@ -59,6 +60,7 @@ pub fn report(settings: &Settings, caps: &Caps) -> String {
     let own = [
         ("recipes", recipes::user_folder()),
         ("library", modules::user_folder()),
+        ("settings", folders::config_file()),
         ("init file", folders::init_file()),
         ("history", folders::history_file()),
     ];
@@ -74,6 +76,7 @@ pub fn report(settings: &Settings, caps: &Caps) -> String {
         };
         lines.push(("folder init", format!("{} ({standing})", trust::FILE)));
     }
+    lines.extend(config.notes.iter().map(|note| ("note", note.clone())));
     let width = lines.iter().map(|(k, _)| k.len()).max().unwrap_or(0);
     lines.iter().map(|(k, v)| format!("{k:width$}  {v}")).collect::<Vec<_>>().join("\n")
 }
@@ -113,11 +116,4 @@ fn model(settings: &Settings) -> String {
 
 fn folder(path: &Path) -> String {
     format!("{}{}", path.display(), if path.exists() { "" } else { " (not there)" })
-}
-
-/// Most bytes that this process has held in memory so far, as the system counts. `None` where unknown.
-pub fn peak_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find(|l| l.starts_with("VmHWM"))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
 }

@@ -7,6 +7,11 @@ pub fn init_file() -> Option<PathBuf> {
     dirs::config_dir().map(|d| d.join("scumble").join("init.rhai"))
 }
 
+/// `config.toml` in the configuration folder: the settings, see [`super::config`].
+pub fn config_file() -> Option<PathBuf> {
+    dirs::config_dir().map(|d| d.join("scumble").join("config.toml"))
+}
+
 /// Where the history is kept.
 pub fn history_file() -> Option<PathBuf> {
     state("history.txt")

@@ -5,7 +5,7 @@ use crate::script::scan::{self, Class, Completeness};
 /// The prompt's text. Pasted input that starts with it loses it.
 pub const PROMPT: &str = "scumble> ";
 /// Columns of one level of indentation.
-const INDENT: usize = 4;
+pub const INDENT: usize = 4;
 
 /// Whether Enter should run the text. Commands are one line.
 pub fn is_complete(text: &str) -> bool {
@@ -28,23 +28,49 @@ fn depth(text: &str) -> usize {
     })
 }
 
-/// The cell of a typed or pasted text: without our prompts, and without the columns that only stand under the prompt.
-pub fn cell(text: &str) -> String {
-    let text = unpaste(text);
+/// The cells of a typed or pasted text: without our prompts, and without the columns that only stand under the prompt. A
+/// pasted piece of a session gives several; what the program printed between them is left out.
+pub fn cells(text: &str) -> Vec<String> {
+    let mut cells = Vec::new();
+    if !text.trim_start().starts_with(PROMPT.trim_end()) {
+        cells.push(unindent(text));
+        return cells;
+    }
+    let mut open = String::new();
+    for line in text.lines() {
+        let prompted = line.trim_start().strip_prefix(PROMPT.trim_end());
+        match prompted {
+            Some(rest) => {
+                cells.extend(Some(std::mem::take(&mut open)).filter(|c| !c.is_empty()));
+                open = rest.strip_prefix(' ').unwrap_or(rest).to_string();
+            }
+            // The rest of a cell; after a whole one only output can follow.
+            None if !open.is_empty() && !is_complete(&open) => {
+                open.push('\n');
+                open.push_str(line);
+            }
+            None => {}
+        }
+    }
+    cells.push(open);
+    cells.iter_mut().for_each(|c| *c = unindent(c));
+    cells.retain(|c| !c.trim().is_empty());
+    cells
+}
+
+/// Takes out the columns that only stand under the prompt, if every line after the first has them.
+fn unindent(text: &str) -> String {
     let margin = " ".repeat(PROMPT.len());
     let continued = || text.lines().skip(1).filter(|l| !l.trim().is_empty());
     if !continued().all(|l| l.starts_with(&margin)) {
-        return text;
+        return text.to_string();
     }
     text.lines().map(|l| l.strip_prefix(&margin).unwrap_or(l)).collect::<Vec<_>>().join("\n")
 }
 
-/// Removes our own prompt from pasted lines.
-fn unpaste(text: &str) -> String {
-    if !text.trim_start().starts_with(PROMPT.trim_end()) {
-        return text.to_string();
-    }
-    text.lines().map(|l| l.trim_start().strip_prefix(PROMPT).unwrap_or(l)).collect::<Vec<_>>().join("\n")
+/// A cell as it stands at the prompt: lines after the first begin under it.
+pub fn shown(cell: &str) -> String {
+    cell.replace('\n', &format!("\n{}", " ".repeat(PROMPT.len())))
 }
 
 /// Takes the first cell out of lines that were typed ahead. `None` if they do not make a whole one yet.
@@ -67,8 +93,13 @@ mod tests {
 
     #[test]
     fn pasted_prompts_are_removed() {
-        assert_eq!(cell("scumble> let x = 1\nscumble> x"), "let x = 1\nx");
-        assert_eq!(cell("let x = 1"), "let x = 1");
+        assert_eq!(cells("scumble> let x = 1\nscumble> x\n1\nscumble> "), ["let x = 1", "x"]);
+        assert_eq!(cells("let x = 1"), ["let x = 1"]);
+        assert_eq!(
+            cells("scumble> fn f(x) {\n             x\n         }\nscumble> f(2)\n2\n   note: two"),
+            ["fn f(x) {\n    x\n}", "f(2)"]
+        );
+        assert_eq!(cells("  scumble> 1"), ["1"]);
     }
 
     #[test]
@@ -86,8 +117,10 @@ mod tests {
         text += "x + 1";
         text += &continuation(&text).replace("    ", "");
         text += "        }";
-        assert_eq!(cell("fn f(x) {\n             x + 1\n         }"), "fn f(x) {\n    x + 1\n}");
-        assert_eq!(cell("f(\n  a)"), "f(\n  a)", "a pasted indentation stays");
+        let cell = "fn f(x) {\n    x + 1\n}";
+        assert_eq!(cells("fn f(x) {\n             x + 1\n         }"), [cell]);
+        assert_eq!(cells(&shown(cell)), [cell]);
+        assert_eq!(cells("f(\n  a)"), ["f(\n  a)"], "a pasted indentation stays");
     }
 
     #[test]

@@ -1,16 +1,18 @@
 //! The line editor's helper: completion, hints, colors, and when input is whole.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::sync::PoisonError;
 
 use rustyline::completion::{Completer, Pair};
 use rustyline::highlight::{CmdKind, Highlighter};
 use rustyline::hint::{Hint, Hinter};
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
-use rustyline::{Cmd, ConditionalEventHandler, Context, Event, EventContext, Helper, RepeatCount, Result};
+use rustyline::{Context, Helper, Result};
 use unicode_width::UnicodeWidthStr;
 
-use super::{input, meta};
+use super::keys::Closing;
+use super::{input, meta, meta_complete};
 use crate::script::Snapshot;
 use crate::script::complete::{self, Candidate};
 use crate::script::scan::{self, Class};
@@ -26,17 +28,35 @@ pub struct LineHelper {
     snapshot: RefCell<Snapshot>,
     /// The text as it was last seen: Ctrl-C on an empty line is answered, on a text it only clears the line.
     seen: RefCell<String>,
+    /// Whether the input is being edited, and not painted for the last time.
+    editing: Cell<bool>,
+    /// Written behind the prompt: a mark for the terminal.
+    mark: Cell<&'static str>,
+    /// What a closing bracket wants to be completed to.
+    pub(super) closing: Closing,
 }
 
 impl LineHelper {
     /// Colors by `style`.
     pub fn new(style: Style) -> Self {
-        LineHelper { style, snapshot: RefCell::default(), seen: RefCell::default() }
+        LineHelper {
+            style,
+            snapshot: RefCell::default(),
+            seen: RefCell::default(),
+            editing: Cell::new(true),
+            mark: Cell::default(),
+            closing: Closing::default(),
+        }
     }
 
     /// Takes the state of the session after a cell.
     pub fn update(&self, snapshot: Snapshot) {
         self.snapshot.replace(snapshot);
+    }
+
+    /// Sets what is written, for no one to see, behind the prompt.
+    pub fn mark(&self, mark: &'static str) {
+        self.mark.set(mark);
     }
 
     /// The text as it was last seen, taken out.
@@ -51,9 +71,16 @@ impl Completer for LineHelper {
     type Candidate = Pair;
 
     fn complete(&self, line: &str, pos: usize, _: &Context<'_>) -> Result<(usize, Vec<Pair>)> {
+        let closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((start, bracket)) = closing {
+            return Ok((
+                start,
+                vec![Pair { display: bracket.to_string(), replacement: bracket.to_string() }],
+            ));
+        }
         let snapshot = self.snapshot.borrow();
-        let (start, found) =
-            meta::complete(line, pos, &snapshot).unwrap_or_else(|| complete::complete(line, pos, &snapshot));
+        let (start, found) = meta_complete::at(line, pos, &snapshot)
+            .unwrap_or_else(|| complete::complete(line, pos, &snapshot));
         Ok((start, pairs(found)))
     }
 }
@@ -104,10 +131,11 @@ impl Hinter for LineHelper {
 }
 
 impl Highlighter for LineHelper {
-    fn highlight<'l>(&self, line: &'l str, _: usize) -> Cow<'l, str> {
+    fn highlight<'l>(&self, line: &'l str, pos: usize) -> Cow<'l, str> {
         if !self.style.color || meta::is_meta(line) {
             return Cow::Borrowed(line);
         }
+        let pair = self.editing.get().then(|| scan::bracket_pair(line, pos)).flatten();
         let snapshot = self.snapshot.borrow();
         let known = |name: &str| {
             snapshot.functions.iter().any(|f| f.0 == name) || snapshot.variables.iter().any(|v| v.0 == name)
@@ -117,7 +145,8 @@ impl Highlighter for LineHelper {
         for (range, class) in scan::classes(line, &known) {
             out.push_str(line.get(end..range.start).unwrap_or_default());
             let text = line.get(range.clone()).unwrap_or_default();
-            match role(class) {
+            let paired = pair.as_ref().is_some_and(|(a, b)| *a == range || *b == range);
+            match role(class).or(paired.then_some(Role::Pair)) {
                 // Each line is painted by itself: a color must not run over into the margin.
                 Some(role) => {
                     let lines: Vec<String> = text.split('\n').map(|l| self.style.paint(role, l)).collect();
@@ -132,15 +161,16 @@ impl Highlighter for LineHelper {
     }
 
     fn highlight_prompt<'b, 's: 'b, 'p: 'b>(&'s self, prompt: &'p str, _: bool) -> Cow<'b, str> {
-        Cow::Owned(self.style.paint(Role::Prompt, prompt))
+        Cow::Owned(format!("{}{}", self.style.paint(Role::Prompt, prompt), self.mark.get()))
     }
 
     fn highlight_hint<'h>(&self, hint: &'h str) -> Cow<'h, str> {
         Cow::Owned(self.style.paint(Role::Dim, hint))
     }
 
-    fn highlight_char(&self, _: &str, _: usize, kind: CmdKind) -> bool {
-        self.style.color && kind != CmdKind::MoveCursor
+    fn highlight_char(&self, line: &str, pos: usize, kind: CmdKind) -> bool {
+        self.editing.set(kind != CmdKind::ForcedRefresh);
+        self.style.color && (kind != CmdKind::MoveCursor || scan::bracket_pair(line, pos).is_some())
     }
 }
 
@@ -162,20 +192,6 @@ impl Validator for LineHelper {
             true => ValidationResult::Valid(None),
             false => ValidationResult::Incomplete,
         })
-    }
-}
-
-/// Enter at the end of an unfinished input starts a line that is indented to its depth; everywhere else it does what it
-/// always does.
-pub struct Enter;
-
-impl ConditionalEventHandler for Enter {
-    fn handle(&self, _: &Event, _: RepeatCount, _: bool, context: &EventContext) -> Option<Cmd> {
-        let (line, pos) = (context.line(), context.pos());
-        if pos < line.len() || input::is_complete(line) {
-            return None;
-        }
-        Some(Cmd::Insert(1, input::continuation(line)))
     }
 }
 
@@ -201,6 +217,9 @@ mod tests {
             assert_eq!(plain, line);
         }
         assert!(helper.highlight("nope(1)", 0).contains("\x1b[4;31mnope"));
+        let twice = |line: &str, pos: usize| helper.highlight(line, pos).matches("\x1b[1;33m").count();
+        assert_eq!(twice("f((1), \")\")", 11), 2, "the bracket behind the cursor and its partner");
+        assert_eq!((twice("f(1)", 1), twice("f(1)", 0), twice("f(1", 1)), (2, 0, 0));
         assert!(helper.highlight("blend(1)", 0).contains("\x1b[36mblend"));
     }
 

@@ -1,8 +1,12 @@
 //! The `:` commands: one table drives dispatch, `:help` and completion.
 
+use std::ops::RangeInclusive;
+
 use super::words;
-use crate::script::complete::{self, Candidate};
-use crate::script::{Snapshot, catalog, recipes};
+use crate::script::{catalog, recipes};
+
+/// Most turns of `:bench`.
+const MOST_TURNS: usize = 1_000_000;
 
 /// What the prompt should do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +17,8 @@ pub enum Action {
     Variables,
     /// Forget variables.
     Free(Vec<String>),
+    /// Run a recipe again whenever its file is saved.
+    Watch(String, Vec<(String, String)>),
     /// Run a recipe.
     Run(String, Vec<(String, String)>),
     /// List the recipes.
@@ -23,8 +29,22 @@ pub enum Action {
     Check(Vec<String>),
     /// Look at variables on the whole screen.
     View(Vec<String>),
-    /// Save the cells that worked as a recipe.
-    Save(String),
+    /// Save cells that worked as a recipe: the file, and the numbers of the cells (none: all).
+    Save(String, Vec<RangeInclusive<usize>>),
+    /// Open a cell, a function or a file in the editor.
+    Edit(String),
+    /// Evaluate a cell again.
+    Again(String),
+    /// Begin, end, or tell the log.
+    Log(String),
+    /// Show or change settings.
+    Set(String),
+    /// Models: in memory, and known.
+    Models,
+    /// Results, newest first.
+    Results(String),
+    /// Time many evaluations.
+    Bench(usize, String),
     /// Show documentation; of everything if the name is empty.
     Help(String),
     /// Show a function's or recipe's source.
@@ -79,18 +99,33 @@ const fn command(
 pub const COMMANDS: &[Command] = &[
     command("help", "[name]", "this list, or what a name means (also ?name)", help),
     command("run", "recipe [key=value ...]", "run a recipe; with --help: its options and examples", run),
+    command("watch", "recipe [key=value ...]", "run it again whenever it is saved; Ctrl-C ends that", watch),
     command("check", "recipe ...", "look for mistakes without running", check),
+    command(
+        "edit",
+        "[cell|name|file]",
+        "the last cell, another one, a function, a file in your editor",
+        edit,
+    ),
+    command("again", "[cell]", "evaluate the last cell again, or the one of that number", again),
+    command("save", "file.rhai [cells]", "save the cells that worked as a recipe; cells: 3-7 9", save),
+    command("hist", "[text]", "earlier input, with that text in it", |t| Action::History(t.to_string())),
     command("vars", "", "variables: name, memory, value", |_| Action::Variables),
     command("free", "name ...", "forget variables", free),
     command("view", "name [name]", "a run, pictures, attention, curves or a model on the whole screen", view),
-    command("save", "file.rhai", "save the cells that worked as a recipe", save),
-    command("hist", "[text]", "earlier input, with that text in it", |t| Action::History(t.to_string())),
     command("get", "name|file", "a picture for your own machine: a download, or what to type there", get),
     command("serve", "[port|stop]", "show the results in your browser, through ssh", |t| {
         Action::Serve(t.to_string())
     }),
-    command("time", "code", "evaluate and say how long it took", time),
+    command("models", "", "models in memory, and those that can be loaded", |_| Action::Models),
     command("mem", "", "memory: held, most so far, allowed, free", |_| Action::Memory),
+    command("out", "[text]", "results, the newest first", |t| Action::Results(t.to_string())),
+    command("time", "code", "evaluate and say how long it took", time),
+    command("bench", "n code", "evaluate n times: median, least, most", bench),
+    command("log", "[file|off]", "keep cells, values and errors in a file", |t| Action::Log(t.to_string())),
+    command("set", "[name [value]]", "settings, and where they come from; change one", |t| {
+        Action::Set(t.to_string())
+    }),
     command("doctor", "[--pictures]", "what was found here and why; with --pictures: a test card", doctor),
     command("trust", "", "run this folder's .scumble/init.rhai, now and at each start", |_| Action::Trust),
     command("reset", "", "forget all variables, functions and models", |_| Action::Reset),
@@ -133,7 +168,7 @@ pub fn parse(line: &str) -> Option<Action> {
 }
 
 /// A command by its name or a beginning that only it has.
-fn find(word: &str) -> Option<&'static Command> {
+pub(super) fn find(word: &str) -> Option<&'static Command> {
     let exact = COMMANDS.iter().find(|c| c.name == word);
     let mut starting = COMMANDS.iter().filter(|c| !word.is_empty() && c.name.starts_with(word));
     exact.or_else(|| starting.next().filter(|_| starting.next().is_none()))
@@ -160,7 +195,8 @@ pub fn list() -> String {
     out.push_str(
         "  ?name                         what a name means; ??name its source; ?word searches\n\n\
          Everything else is evaluated: the value becomes ans, a final ; hides it.\n\
-         Tab completes. Alt-Enter adds a line. Ctrl-R searches earlier input.\n\
+         Tab completes. Alt-Enter adds a line.\n\
+         Up after some text finds input that begins so; Ctrl-R searches all of it.\n\
          Ctrl-C stops what runs after its step and keeps everything.\n",
     );
     let mut line = String::from("Recipes:");
@@ -184,6 +220,17 @@ fn help(name: &str) -> Action {
 }
 
 fn run(rest: &str) -> Action {
+    recipe(rest, Action::Run)
+}
+
+fn watch(rest: &str) -> Action {
+    match recipe(rest, Action::Watch) {
+        Action::Recipes => Action::Wrong("watch what? :watch recipe.rhai".into()),
+        action => action,
+    }
+}
+
+fn recipe(rest: &str, make: fn(String, Vec<(String, String)>) -> Action) -> Action {
     let words = match words::split(rest) {
         Ok(words) => words,
         Err(why) => return Action::Wrong(why),
@@ -193,7 +240,7 @@ fn run(rest: &str) -> Action {
         return Action::RecipeHelp(recipe.clone());
     }
     match words::pairs(arguments) {
-        Ok(pairs) => Action::Run(recipe.clone(), pairs),
+        Ok(pairs) => make(recipe.clone(), pairs),
         Err(why) => Action::Wrong(format!("{why}; :run {recipe} --help shows the options")),
     }
 }
@@ -232,7 +279,39 @@ fn text(rest: &str, missing: &str, make: fn(String) -> Action) -> Action {
 }
 
 fn save(rest: &str) -> Action {
-    text(rest, "save where? :save name.rhai", Action::Save)
+    let words = match words::split(rest) {
+        Ok(words) => words,
+        Err(why) => return Action::Wrong(why),
+    };
+    let Some((file, cells)) = words.split_first() else {
+        return Action::Wrong("save where? :save name.rhai".into());
+    };
+    let range = |word: &String| {
+        let (from, to) = word.split_once('-').unwrap_or((word, word));
+        Some(from.parse::<usize>().ok()?..=to.parse::<usize>().ok()?)
+    };
+    match cells.iter().map(range).collect() {
+        Some(cells) => Action::Save(file.clone(), cells),
+        None => Action::Wrong(format!("cells are given by number, like 3-7 9, not \"{}\"", cells.join(" "))),
+    }
+}
+
+fn edit(rest: &str) -> Action {
+    Action::Edit(words::split(rest).map_or_else(|_| rest.to_string(), |words| words.join(" ")))
+}
+
+fn again(rest: &str) -> Action {
+    Action::Again(rest.to_string())
+}
+
+fn bench(rest: &str) -> Action {
+    let (n, code) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+    match n.parse::<usize>() {
+        Ok(n) if (1..=MOST_TURNS).contains(&n) && !code.trim().is_empty() => {
+            Action::Bench(n, code.trim().to_string())
+        }
+        _ => Action::Wrong(format!("how often, and what? :bench 20 m.decode(z)   (1 to {MOST_TURNS} times)")),
+    }
 }
 
 fn time(rest: &str) -> Action {
@@ -241,54 +320,6 @@ fn time(rest: &str) -> Action {
 
 fn shell(rest: &str) -> Action {
     text(rest, "run what? :sh ls out", Action::Shell)
-}
-
-/// Candidates for the word at `pos` of a `:` or `?` line, and where it starts. `None`: not such a line.
-pub fn complete(line: &str, pos: usize, snapshot: &Snapshot) -> Option<(usize, Vec<Candidate>)> {
-    let before = line.get(..pos)?;
-    let candidate = |name: &str, detail: &str| Candidate {
-        replacement: name.to_string(),
-        display: name.to_string(),
-        detail: detail.to_string(),
-    };
-    let starting = |typed: &str, mut all: Vec<Candidate>| {
-        all.retain(|c| c.replacement.starts_with(typed));
-        (pos - typed.len(), all)
-    };
-    let documented = || {
-        let mut all: Vec<Candidate> = catalog::all().iter().map(|e| candidate(&e.name, &e.usage())).collect();
-        all.extend(recipes::names().iter().map(|n| candidate(n, "recipe")));
-        all.sort_by(|a, b| a.replacement.cmp(&b.replacement));
-        all.dedup_by(|a, b| a.replacement == b.replacement);
-        all
-    };
-    if let Some(typed) = before.strip_prefix("??").or_else(|| before.strip_prefix('?')) {
-        return Some(starting(typed, documented()));
-    }
-    let rest = before.strip_prefix(':')?;
-    let Some((word, arguments)) = rest.split_once(' ') else {
-        return Some(starting(rest, COMMANDS.iter().map(|c| candidate(c.name, c.about)).collect()));
-    };
-    let typed = arguments.rsplit(' ').next().unwrap_or_default();
-    match find(word).map(|c| c.name) {
-        // Pictures among the variables; files complete where nothing is known of.
-        Some("get") => {
-            let pictures = snapshot.variables.iter().filter(|(_, ty)| ty.starts_with("Image"));
-            Some(starting(typed, pictures.map(|(n, ty)| candidate(n, ty)).collect()))
-        }
-        Some("doctor") => Some(starting(typed, vec![candidate("--pictures", "a test card")])),
-        Some("serve") => Some(starting(typed, vec![candidate("stop", "the address is dead then")])),
-        Some("free" | "view") => {
-            Some(starting(typed, snapshot.variables.iter().map(|(n, ty)| candidate(n, ty)).collect()))
-        }
-        Some("help") => Some(starting(typed, documented())),
-        Some("time") => {
-            let at = pos - arguments.len();
-            let (start, found) = complete::complete(arguments, arguments.len(), snapshot);
-            Some((at + start, found))
-        }
-        _ => Some(complete::complete(line, pos, snapshot)),
-    }
 }
 
 #[cfg(test)]
@@ -303,6 +334,7 @@ mod tests {
         );
         assert_eq!(parse(":vi a b"), Some(Action::View(vec!["a".into(), "b".into()])));
         assert_eq!(parse(":view"), Some(Action::View(Vec::new())));
+        assert_eq!(parse(":va"), Some(Action::Variables));
         assert_eq!(parse("  :quit "), Some(Action::Quit));
         assert_eq!(parse(":free a b"), Some(Action::Free(vec!["a".into(), "b".into()])));
         assert!(
@@ -339,24 +371,23 @@ mod tests {
     }
 
     #[test]
+    fn cells_by_number_and_turns_by_count() {
+        assert_eq!(parse(":save a.rhai"), Some(Action::Save("a.rhai".into(), vec![])));
+        assert_eq!(parse(":save a 3-7 9"), Some(Action::Save("a".into(), vec![3..=7, 9..=9])));
+        assert!(matches!(parse(":save a b"), Some(Action::Wrong(why)) if why.contains("3-7 9")));
+        assert_eq!(parse(":bench 20 f(1) + 2"), Some(Action::Bench(20, "f(1) + 2".into())));
+        for wrong in [":bench", ":bench 5", ":bench f(1)", ":bench 0 f(1)"] {
+            assert!(matches!(parse(wrong), Some(Action::Wrong(why)) if why.contains(":bench 20")), "{wrong}");
+        }
+        let pair = ("nu".to_string(), "1".to_string());
+        assert_eq!(parse(":watch a.rhai nu=1"), Some(Action::Watch("a.rhai".into(), vec![pair])));
+        assert!(matches!(parse(":watch"), Some(Action::Wrong(_))));
+    }
+
+    #[test]
     fn every_command_is_in_the_list() {
         let list = list();
         assert!(COMMANDS.iter().all(|c| list.contains(&format!(":{}", c.name)) && list.contains(c.about)));
         assert!(list.lines().all(|l| l.chars().count() < 100));
-    }
-
-    #[test]
-    fn completion_of_commands_and_their_arguments() {
-        let snapshot = Snapshot { variables: vec![("zebra".into(), "Latent".into())], ..Snapshot::default() };
-        let found = |line: &str| {
-            let (start, list) = complete(line, line.len(), &snapshot).unwrap();
-            (start, list.into_iter().map(|c| c.replacement).collect::<Vec<_>>())
-        };
-        assert_eq!(found(":va"), (1, vec!["vars".to_string()]));
-        assert_eq!(found(":free ze"), (6, vec!["zebra".to_string()]));
-        assert_eq!(found(":run magicmix k_m").1, ["k_max=", "k_min="]);
-        assert_eq!(found("?ble"), (1, vec!["blend".to_string()]));
-        assert_eq!(found(":time ble"), (6, vec!["blend".to_string()]));
-        assert!(complete("ble", 3, &snapshot).is_none());
     }
 }

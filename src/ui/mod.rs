@@ -4,13 +4,19 @@
 //! one request from start to end, [`reporter`] turns what happens into text and pictures.
 
 pub mod actions;
+pub mod config;
 pub mod doctor;
+pub mod edit;
 pub mod folders;
+pub mod history;
 pub mod init;
 pub mod input;
 pub mod interrupt;
+pub mod keys;
 pub mod line;
+pub mod listing;
 pub mod meta;
+pub mod meta_complete;
 pub mod output;
 pub mod panel;
 pub mod pictures;
@@ -23,6 +29,9 @@ pub mod save;
 pub mod screen;
 pub mod serve;
 pub mod trust;
+pub mod units;
+pub mod usage;
 pub mod view;
+pub mod watch;
 pub mod words;
 pub mod worker;

@@ -20,13 +20,30 @@ impl Output {
     /// Appends to `log` as well, if there is one.
     /// Errors (exit code 2): the file cannot be opened.
     pub fn open(log: Option<&Path>) -> Result<Output, Report> {
-        let Some(path) = log else { return Ok(Output::default()) };
+        let mut output = Output::default();
+        log.map_or(Ok(()), |path| output.start_log(path))?;
+        Ok(output)
+    }
+
+    /// Appends to a log file from now on. Errors (exit code 2): it cannot be opened; an earlier log goes on then.
+    pub fn start_log(&mut self, path: &Path) -> Result<(), Report> {
         let file = OpenOptions::new().create(true).append(true).open(path).map_err(|e| {
             Report::new("file", format!("--log {}: {e}", path.display()))
                 .exit(Exit::Usage)
                 .hint("give a file that you may write to")
         })?;
-        Ok(Output { log: Some((path.to_path_buf(), file)), ..Output::default() })
+        self.log = Some((path.to_path_buf(), file));
+        Ok(())
+    }
+
+    /// Ends the log.
+    pub fn stop_log(&mut self) {
+        self.log = None;
+    }
+
+    /// The log file, if there is one.
+    pub fn log_path(&self) -> Option<PathBuf> {
+        self.log.as_ref().map(|(path, _)| path.clone())
     }
 
     /// A line on stdout.

@@ -1,38 +1,51 @@
 //! The prompt: reads a cell, evaluates it, shows what came of it, and begins again.
 
-use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use rustyline::error::ReadlineError;
-use rustyline::history::FileHistory;
-use rustyline::{Cmd, ColorMode, CompletionType, Config, Editor, EventHandler, KeyCode, KeyEvent, Modifiers};
+use rustyline::highlight::Highlighter;
+use rustyline::history::{History, MemHistory};
+use rustyline::{ColorMode, CompletionType, EditMode, Editor};
 
+use super::history::Keeper;
 use super::input::{self, PROMPT};
 use super::interrupt::Interrupts;
-use super::line::{Enter, LineHelper};
+use super::line::LineHelper;
 use super::meta;
 use super::reporter::Reporter;
-use super::run;
+use super::run::{self, Finished};
 use super::serve::Server;
 use super::worker::{Request, Worker};
-use super::{actions, folders, init, view};
+use super::{actions, config::Config, folders, init, keys, progress, usage, view};
 use crate::engine::device;
 use crate::script::{Settings, Snapshot};
+use crate::term::marks;
 use crate::term::probe::Typing;
 use crate::term::style::Role;
 
-/// Entries that the history keeps.
-const HISTORY: usize = 10_000;
+/// How long the first prompt waits for the history file.
+const PATIENCE: Duration = Duration::from_millis(500);
 
-type LineEditor = Editor<LineHelper, FileHistory>;
+type LineEditor = Editor<LineHelper, MemHistory>;
 
 /// A prompt over a session.
 pub struct Repl<'a> {
     pub(super) worker: &'a Worker,
-    interrupts: &'a Interrupts,
+    pub(super) interrupts: &'a Interrupts,
     pub(super) reporter: &'a mut Reporter,
-    pub(super) settings: &'a Settings,
-    pub(super) editor: LineEditor,
-    history: Option<PathBuf>,
+    pub(super) settings: Settings,
+    pub(super) config: Config,
+    editor: LineEditor,
+    history: Keeper,
+    /// Input of earlier sessions, the oldest first.
+    pub(super) earlier: Vec<String>,
+    /// Input of this session, with the number of the cell that it was.
+    pub(super) lines: Vec<(Option<usize>, String)>,
+    /// The cells of this session by number, failed ones too.
+    pub(super) numbered: Vec<(usize, String)>,
+    /// The number of the last cell, as the session counts them.
+    pub(super) count: usize,
+    marks: bool,
     /// Cells of init files: `:save` leaves them out.
     pub(super) own_cells: usize,
     /// Lines that were typed before the prompt was there.
@@ -42,56 +55,85 @@ pub struct Repl<'a> {
 }
 
 impl<'a> Repl<'a> {
-    /// Reads the history and sets the keys. Errors: the terminal cannot be read.
+    /// Begins to read the history and sets the keys. Errors: the terminal cannot be read.
     pub fn new(
         worker: &'a Worker,
         interrupts: &'a Interrupts,
         reporter: &'a mut Reporter,
-        settings: &'a Settings,
+        settings: Settings,
+        config: Config,
     ) -> rustyline::Result<Self> {
-        let color = if reporter.style.color { ColorMode::Enabled } else { ColorMode::Disabled };
-        let config = Config::builder()
-            .max_history_size(HISTORY)?
+        let kept = config.whole("history").unwrap_or(0);
+        let history = Keeper::open(folders::history_file(), kept);
+        let color = if reporter.style.color { ColorMode::Forced } else { ColorMode::Disabled };
+        let vi = config.get("keys") == "vi";
+        let line = rustyline::Config::builder()
+            .max_history_size(kept)?
             .history_ignore_dups(true)?
             .history_ignore_space(true)
             .completion_type(CompletionType::List)
             .completion_show_all_if_ambiguous(true)
+            .edit_mode(if vi { EditMode::Vi } else { EditMode::Emacs })
             .color_mode(color)
             .tab_stop(4)
             .build();
-        let mut editor = LineEditor::with_config(config)?;
-        editor.set_helper(Some(LineHelper::new(reporter.style)));
-        // Ctrl-J too: a line feed is what Enter was while the terminal was in line mode.
-        for key in [KeyEvent(KeyCode::Enter, Modifiers::NONE), KeyEvent::ctrl('J')] {
-            editor.bind_sequence(key, EventHandler::Conditional(Box::new(Enter)));
-        }
-        editor.bind_sequence(KeyEvent(KeyCode::Enter, Modifiers::ALT), Cmd::Newline);
-        editor.bind_sequence(KeyEvent(KeyCode::PageUp, Modifiers::NONE), Cmd::HistorySearchBackward);
-        editor.bind_sequence(KeyEvent(KeyCode::PageDown, Modifiers::NONE), Cmd::HistorySearchForward);
-        let history = folders::history_file();
-        if let Some(file) = &history {
-            // A home that cannot be written has no history: nothing more.
-            let _ = file.parent().map(std::fs::create_dir_all);
-            let _ = editor.load_history(file);
-        }
+        let history_in_memory = MemHistory::with_config(&line);
+        let mut editor = LineEditor::with_history(line, history_in_memory)?;
+        let helper = LineHelper::new(reporter.style);
+        keys::bind(&mut editor, &helper.closing);
+        editor.set_helper(Some(helper));
         let typed_ahead = std::mem::take(&mut reporter.caps(Typing::Keep).typed_ahead);
-        Ok(Repl {
+        let mut repl = Repl {
             worker,
             interrupts,
             reporter,
             settings,
+            config,
             editor,
             history,
+            earlier: Vec::new(),
+            lines: Vec::new(),
+            numbered: Vec::new(),
+            count: 0,
+            marks: false,
             own_cells: 0,
             typed_ahead,
             server: None,
-        })
+        };
+        repl.mark();
+        Ok(repl)
+    }
+
+    /// Marks prompts for the terminal, or does not, as the setting says.
+    pub(super) fn mark(&mut self) {
+        self.marks = marks::wanted(self.config.get("marks"));
+        if let Some(helper) = self.editor.helper() {
+            helper.mark(if self.marks { marks::INPUT } else { "" });
+        }
+    }
+
+    /// Takes the entries of the history file, once they have been read. What was typed before stays the newest.
+    fn recall(&mut self, wait: Duration) -> rustyline::Result<()> {
+        let Some(entries) = self.history.entries(wait) else { return Ok(()) };
+        let history = self.editor.history_mut();
+        history.clear()?;
+        for entry in entries.iter().chain(self.lines.iter().map(|(_, line)| line)) {
+            history.add(entry)?;
+        }
+        self.earlier = entries;
+        Ok(())
     }
 
     /// Reads and evaluates until the user leaves; the exit code.
     pub fn run(mut self) -> u8 {
         self.banner();
         init::run(&mut self);
+        let code = self.turns();
+        self.history.close();
+        code
+    }
+
+    fn turns(&mut self) -> u8 {
         let mut reminded = false;
         loop {
             let line = match self.read() {
@@ -112,20 +154,39 @@ impl<'a> Repl<'a> {
             if line.trim().is_empty() {
                 continue;
             }
-            self.remember(&line);
-            let quit = self.take(&input::cell(&line));
-            if let Some(code) = self.interrupts.exit() {
-                run::rescue(self.worker, self.reporter);
-                return code;
+            let cells = input::cells(&line);
+            let several = cells.len() > 1;
+            for cell in cells {
+                if several {
+                    self.echo(&cell);
+                }
+                self.remember(if several { &cell } else { &line }, &cell);
+                self.tell(marks::OUTPUT);
+                let quit = self.take(&cell);
+                if let Some(code) = self.interrupts.exit() {
+                    run::rescue(self.worker, self.reporter);
+                    return code;
+                }
+                if let Some(code) = quit {
+                    return code;
+                }
             }
-            if let Some(code) = quit {
-                return code;
-            }
+        }
+    }
+
+    fn tell(&mut self, mark: &str) {
+        if self.marks {
+            self.reporter.tell_terminal(mark);
         }
     }
 
     /// The next line: what was typed ahead, or from the keyboard.
     fn read(&mut self) -> rustyline::Result<String> {
+        self.recall(if self.lines.is_empty() { PATIENCE } else { Duration::ZERO })?;
+        if let Some(why) = self.history.trouble() {
+            self.reporter.remark(Role::Warn, &format!("note: what is typed cannot be kept: {why}"));
+        }
+        self.tell(marks::PROMPT);
         let caps = self.reporter.caps(Typing::Keep);
         caps.hear_late();
         self.typed_ahead.push_str(&std::mem::take(&mut caps.typed_ahead));
@@ -156,33 +217,114 @@ impl<'a> Repl<'a> {
     }
 
     /// History is appended after every line: a session that ends badly loses nothing.
-    fn remember(&mut self, line: &str) {
-        if self.editor.add_history_entry(line).unwrap_or(false)
-            && let Some(file) = &self.history
-        {
-            let _ = self.editor.append_history(file);
+    fn remember(&mut self, line: &str, cell: &str) {
+        self.lines.push((None, line.to_string()));
+        if self.editor.add_history_entry(line).unwrap_or(false) && !cell.is_empty() {
+            self.history.append(line);
         }
     }
 
     /// Does what a line asks; `Some` ends the prompt with this exit code.
-    fn take(&mut self, line: &str) -> Option<u8> {
-        match meta::parse(line) {
+    pub(super) fn take(&mut self, line: &str) -> Option<u8> {
+        let before = self.count;
+        let action = meta::parse(line);
+        let quit = match action {
             Some(action) => actions::act(self, action),
             None => {
                 self.reporter.log_cell(line);
                 self.evaluate(Request::Eval(line.to_string()));
                 None
             }
+        };
+        if self.count > before
+            && let Some((number, _)) = self.lines.last_mut()
+        {
+            *number = number.or(Some(self.count));
         }
+        quit
+    }
+
+    /// Evaluates code as if it had been typed.
+    pub(super) fn enter(&mut self, code: &str) {
+        self.echo(code);
+        self.remember(&input::shown(code), code);
+        self.take(code);
+    }
+
+    /// Shows a cell as it stands at the prompt.
+    pub(super) fn echo(&mut self, code: &str) {
+        let helper = self.editor.helper();
+        let text = input::shown(code);
+        let text = helper.map_or_else(|| text.clone(), |h| h.highlight(&text, text.len()).into_owned());
+        let prompt = self.reporter.style.paint(Role::Prompt, PROMPT);
+        self.reporter.out(&format!("{prompt}{text}"));
+    }
+
+    /// The text of a cell by its number. `None`, which is told: there is none.
+    pub(super) fn cell(&mut self, number: usize) -> Option<String> {
+        let found = self.numbered.iter().find(|(n, _)| *n == number).map(|(_, text)| text.clone());
+        if found.is_none() {
+            self.reporter.remark(Role::Warn, &format!("there is no cell {number}; :hist shows them"));
+        }
+        found
+    }
+
+    /// The last input that can be done again.
+    pub(super) fn last_input(&self) -> Option<String> {
+        let again =
+            |line: &str| matches!(meta::parse(line), Some(meta::Action::Again(_) | meta::Action::Wrong(_)));
+        self.lines.iter().rev().map(|(_, line)| input::cells(line).concat()).find(|l| !again(l))
+    }
+
+    /// Text that may be taller than the screen.
+    pub(super) fn page(&mut self, text: &str) {
+        self.reporter.page(text, self.config.get("pager"));
     }
 
     /// Runs a request that evaluates something.
     pub(super) fn evaluate(&mut self, request: Request) {
-        let finished = run::run(self.worker, self.interrupts, self.reporter, request);
-        if let Some(snapshot) = finished.snapshot {
+        self.follow(request);
+    }
+
+    fn follow(&mut self, request: Request) -> Finished {
+        match &request {
+            Request::Eval(code) | Request::Bench(_, code) => {
+                self.count += 1;
+                self.numbered.push((self.count, code.clone()));
+            }
+            _ => {}
+        }
+        usage::reset();
+        let started = Instant::now();
+        let mut finished = run::run(self.worker, self.interrupts, self.reporter, request);
+        if let Some(snapshot) = finished.snapshot.take() {
             self.update(snapshot);
         }
         self.reporter.last_word(0);
+        self.tell(marks::end(finished.code != 0));
+        self.notify(started.elapsed());
+        finished
+    }
+
+    /// `:bench`.
+    pub(super) fn bench(&mut self, n: usize, code: String) {
+        let finished = self.follow(Request::Bench(n, code));
+        if !finished.times.is_empty() {
+            self.reporter.out(&actions::timings(&finished.times));
+        }
+    }
+
+    /// Says that a long cell has ended, for who looks elsewhere meanwhile.
+    fn notify(&mut self, time: Duration) {
+        if self.config.time("notify_after").is_none_or(|limit| time < limit) {
+            return;
+        }
+        let text = match self.config.get("notify") {
+            "bell" => "\x07".to_string(),
+            "osc9" => format!("\x1b]9;scumble: done after {}\x1b\\", progress::duration(time)),
+            _ => return,
+        };
+        self.reporter.tell_terminal(&text);
     }
 
     /// Looks at variables on the whole screen. What is to be typed next is put into the prompt.

@@ -2,6 +2,7 @@
 //!
 //! Through a pipe, stdout carries values, printed lines and saved paths only; progress and warnings go to stderr.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
@@ -10,15 +11,16 @@ use serde_json::{Value, json};
 use super::output::Output;
 use super::panel::{Colors, Panel};
 use super::progress::Progress;
+use super::usage;
 use super::worker::Looking;
 use crate::engine::observe::Event;
 use crate::report::Report;
-use crate::script::Outcome;
+use crate::script::{Outcome, types};
 use crate::term::graphics::{self, Bounds};
 use crate::term::probe::{self, Caps, Protocol, Typing};
 use crate::term::reach;
 use crate::term::style::{Role, Style};
-use crate::term::tty;
+use crate::term::{pager, tty};
 
 /// Most columns and rows of a picture.
 const PICTURE: (u16, u16) = (60, 20);
@@ -82,6 +84,43 @@ impl Reporter {
     /// What the terminal can show; asked for at the first call.
     pub fn caps(&mut self, typing: Typing) -> &mut Caps {
         self.caps.get_or_insert_with(|| probe::probe(typing))
+    }
+
+    /// Asks the terminal anew, the next time somebody wants to know.
+    pub fn forget_caps(&mut self) {
+        self.caps = None;
+    }
+
+    /// Appends to a log file from now on. Errors (exit code 2): it cannot be opened.
+    pub fn start_log(&mut self, path: &Path) -> Result<(), Report> {
+        self.out.start_log(path)
+    }
+
+    /// Ends the log.
+    pub fn stop_log(&mut self) {
+        self.out.stop_log();
+    }
+
+    /// The log file, if there is one.
+    pub fn log_path(&self) -> Option<PathBuf> {
+        self.out.log_path()
+    }
+
+    /// Text on stdout, through the pager `choice` if it is taller than the screen.
+    pub fn page(&mut self, text: &str, choice: &str) {
+        self.clear_progress();
+        if self.mode != Mode::Terminal || !pager::show(text, choice) {
+            self.out(text);
+        }
+    }
+
+    /// Escapes for the terminal, which nobody reads.
+    pub fn tell_terminal(&mut self, escapes: &str) {
+        if self.mode == Mode::Terminal && !self.out.is_closed() {
+            let mut out = std::io::stdout().lock();
+            let written = out.write_all(escapes.as_bytes()).and_then(|()| out.flush());
+            self.out.note(written);
+        }
     }
 
     /// Starts the clock of a request. `recipe`: it is a run of that recipe, whose last line is the path of its result.
@@ -189,7 +228,13 @@ impl Reporter {
         self.flush_path();
         let long = self.progress.age().as_secs_f64() > WORTH_TELLING;
         if long && code == 0 && self.mode == Mode::Terminal {
-            let text = self.progress.summary();
+            let mut text = self.progress.summary();
+            if let Some(bytes) = usage::peak() {
+                text.push_str(&format!(
+                    ", peak {}",
+                    types::size(usize::try_from(bytes).unwrap_or(usize::MAX))
+                ));
+            }
             self.remark(Role::Dim, &text);
         }
         self.progress = Progress::default();

@@ -23,10 +23,29 @@ pub struct Finished {
     pub snapshot: Option<Snapshot>,
     /// Whether scumble itself failed, and not the script.
     pub fault: bool,
+    /// Of a benchmark: the time of each turn.
+    pub times: Vec<Duration>,
+}
+
+impl Finished {
+    fn new(code: u8, snapshot: Option<Snapshot>, fault: bool) -> Finished {
+        Finished { code, snapshot, fault, times: Vec::new() }
+    }
 }
 
 /// Runs a request that evaluates something to its end.
 pub fn run(worker: &Worker, interrupts: &Interrupts, reporter: &mut Reporter, request: Request) -> Finished {
+    run_until(worker, interrupts, reporter, request, &mut || false)
+}
+
+/// The same, stopped without a word as soon as `until` says so, which is asked now and then.
+pub fn run_until(
+    worker: &Worker,
+    interrupts: &Interrupts,
+    reporter: &mut Reporter,
+    request: Request,
+    until: &mut dyn FnMut() -> bool,
+) -> Finished {
     let recipe = match &request {
         Request::Run(recipe, _) => Some(recipe.as_str()),
         _ => None,
@@ -37,8 +56,11 @@ pub fn run(worker: &Worker, interrupts: &Interrupts, reporter: &mut Reporter, re
     // Echo off: what is typed meanwhile waits for the prompt and does not tear the progress line.
     let quiet = (reporter.mode() == Mode::Terminal).then(Quiet::enter).flatten();
     interrupts.begin();
-    let finished =
-        if worker.ask(request) { follow(worker, interrupts, reporter, only_text) } else { gone(reporter) };
+    let finished = if worker.ask(request) {
+        follow(worker, interrupts, reporter, only_text, until)
+    } else {
+        gone(reporter)
+    };
     interrupts.end();
     drop(quiet);
     reporter.finish(finished.code);
@@ -46,7 +68,13 @@ pub fn run(worker: &Worker, interrupts: &Interrupts, reporter: &mut Reporter, re
 }
 
 /// Follows what runs until it ends. `only_text`: it is stopped as soon as nobody reads its output.
-fn follow(worker: &Worker, interrupts: &Interrupts, reporter: &mut Reporter, only_text: bool) -> Finished {
+fn follow(
+    worker: &Worker,
+    interrupts: &Interrupts,
+    reporter: &mut Reporter,
+    only_text: bool,
+    until: &mut dyn FnMut() -> bool,
+) -> Finished {
     let mut told = 0;
     let mut leaving: Option<Instant> = None;
     let mut abandoned = false;
@@ -57,13 +85,22 @@ fn follow(worker: &Worker, interrupts: &Interrupts, reporter: &mut Reporter, onl
                 worker::fault("ui", &event);
                 reporter.event(event);
             }
-            Ok(Some(Message::Answer(Answer::Done(result), snapshot))) => {
+            Ok(Some(Message::Answer(answer, snapshot))) => {
+                let mut times = Vec::new();
+                let result = match answer {
+                    Answer::Done(result) => result.map(Some),
+                    Answer::Times(result) => result.map(|found| {
+                        times = found;
+                        None
+                    }),
+                    _ => Ok(None),
+                };
                 let code = match result {
                     Ok(outcome) => {
-                        reporter.outcome(&outcome);
+                        outcome.iter().for_each(|o| reporter.outcome(o));
                         0
                     }
-                    // We stopped it ourselves, as nobody reads the output: no news.
+                    // We stopped it ourselves, as nobody wants the output: no news.
                     Err(report) if abandoned && report.exit == Exit::Interrupted => 0,
                     Err(report) if report.exit == Exit::Interrupted && interrupts.exit().is_some() => {
                         reporter.remark(Role::Warn, "stopped: this process was told to end");
@@ -75,10 +112,8 @@ fn follow(worker: &Worker, interrupts: &Interrupts, reporter: &mut Reporter, onl
                         report.exit.code()
                     }
                 };
-                return Finished { code: interrupts.exit().unwrap_or(code), snapshot: Some(snapshot), fault };
-            }
-            Ok(Some(Message::Answer(_, snapshot))) => {
-                return Finished { code: 0, snapshot: Some(snapshot), fault };
+                let code = interrupts.exit().unwrap_or(code);
+                return Finished { times, ..Finished::new(code, Some(snapshot), fault) };
             }
             Ok(None) => reporter.tick(),
             Err(_) => return gone(reporter),
@@ -93,14 +128,14 @@ fn follow(worker: &Worker, interrupts: &Interrupts, reporter: &mut Reporter, onl
         }
         // Counted anew after a pause.
         told = told.min(interrupts.count());
-        if !abandoned && only_text && reporter.is_unread() {
+        if !abandoned && ((only_text && reporter.is_unread()) || until()) {
             abandoned = true;
             worker.cancel().set();
         }
         if let Some(code) = interrupts.exit()
             && leaving.get_or_insert_with(Instant::now).elapsed() > GRACE
         {
-            return Finished { code, snapshot: None, fault };
+            return Finished::new(code, None, fault);
         }
     }
 }
@@ -117,5 +152,5 @@ fn gone(reporter: &mut Reporter) -> Finished {
         Report::new("internal", "the evaluation thread ended: a fault of scumble, not of the script")
             .hint("start again, and please report it with what you ran");
     reporter.report(&report);
-    Finished { code: 1, snapshot: None, fault: true }
+    Finished::new(1, None, true)
 }

@@ -16,6 +16,8 @@ pub fn recipe(cells: &[String]) -> String {
         let asked = needed && cells.iter().skip(i + 1).any(|c| uses(c));
         match split_value(cell).filter(|_| asked) {
             Some((head, value)) => out.push_str(&format!("{head}ans = {value};\n")),
+            // The value of the last one is that of the recipe.
+            None if i + 1 == cells.len() => out.push_str(&format!("{}\n", cell.trim_end())),
             None => out.push_str(&format!("{}\n", terminated(cell))),
         }
     }
@@ -106,24 +108,21 @@ mod tests {
 
     #[test]
     fn cells_can_follow_one_another() {
-        assert_eq!(
-            saved(&["let x = 1", "fn f() { 1 }\n", "x // one"]),
-            "let x = 1;\nfn f() { 1 }\nx; // one"
-        );
+        assert_eq!(saved(&["let x = 1", "fn f() { 1 }\n", "x // one"]), "let x = 1;\nfn f() { 1 }\nx // one");
         assert_eq!(saved(&["// only a remark"]), "// only a remark");
     }
 
     #[test]
     fn values_that_are_asked_for_are_kept() {
-        assert_eq!(saved(&["1 + 1", "ans * 2"]), "let ans = ();\nans = 1 + 1;\nans * 2;");
-        assert_eq!(saved(&["let a = 3; a + 1;", "ans"]), "let ans = ();\nlet a = 3; ans = a + 1;\nans;");
-        assert_eq!(saved(&["let a = 3", "ans"]), "let ans = ();\nlet a = 3;\nans;");
-        assert_eq!(saved(&["x = 2", "x == 2", "ans"]), "let ans = ();\nx = 2;\nans = x == 2;\nans;");
-        assert_eq!(saved(&["f(|x| x; )", "[1, 2].map(|x| x + 1)"]), "f(|x| x; );\n[1, 2].map(|x| x + 1);");
-        assert_eq!(saved(&["if a { b() } f(2)", "ans"]), "let ans = ();\nif a { b() } ans = f(2);\nans;");
+        assert_eq!(saved(&["1 + 1", "ans * 2"]), "let ans = ();\nans = 1 + 1;\nans * 2");
+        assert_eq!(saved(&["let a = 3; a + 1;", "ans"]), "let ans = ();\nlet a = 3; ans = a + 1;\nans");
+        assert_eq!(saved(&["let a = 3", "ans"]), "let ans = ();\nlet a = 3;\nans");
+        assert_eq!(saved(&["x = 2", "x == 2", "ans"]), "let ans = ();\nx = 2;\nans = x == 2;\nans");
+        assert_eq!(saved(&["f(|x| x; )", "[1, 2].map(|x| x + 1)"]), "f(|x| x; );\n[1, 2].map(|x| x + 1)");
+        assert_eq!(saved(&["if a { b() } f(2)", "ans"]), "let ans = ();\nif a { b() } ans = f(2);\nans");
         assert_eq!(
             saved(&["if a { 1 } else { 2 }", "ans"]),
-            "let ans = ();\nans = if a { 1 } else { 2 };\nans;"
+            "let ans = ();\nans = if a { 1 } else { 2 };\nans"
         );
     }
 }

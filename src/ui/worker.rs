@@ -14,7 +14,7 @@ use crate::engine::observe::{Cancel, Event, Observer};
 use crate::report::Report;
 use crate::script::thread::STACK;
 use crate::script::view::View;
-use crate::script::{Outcome, Session, Settings, Snapshot, Variable, catalog, scan};
+use crate::script::{Done, Held, Outcome, Session, Settings, Snapshot, Variable, catalog, scan};
 
 /// The thread's name. The panic hook knows it: its panics are caught and reported with the cell.
 pub const NAME: &str = "evaluation";
@@ -28,6 +28,8 @@ const WAITING: usize = 256;
 pub enum Request {
     /// Evaluate one cell.
     Eval(String),
+    /// Evaluate code that many times, for the time it takes.
+    Bench(usize, String),
     /// Run a recipe with values as typed.
     Run(String, Vec<(String, String)>),
     /// List the variables.
@@ -38,6 +40,10 @@ pub enum Request {
     Source(String),
     /// The cells that worked.
     Cells,
+    /// The models in memory.
+    Models,
+    /// Take other settings.
+    Configure(Box<Settings>),
     /// Forget everything: a new session.
     Reset,
     /// Save the last latent to a file.
@@ -59,6 +65,8 @@ pub enum Request {
 pub enum Answer {
     /// Of `Eval` and `Run`.
     Done(Result<Outcome, Box<Report>>),
+    /// Of `Bench`: the time of each turn.
+    Times(Result<Vec<Duration>, Box<Report>>),
     /// Of `Variables`.
     Variables(Vec<Variable>),
     /// Of `Free`: whether there was such a variable.
@@ -66,8 +74,10 @@ pub enum Answer {
     /// Of `Source`.
     Source(Option<String>),
     /// Of `Cells`.
-    Cells(Vec<String>),
-    /// Of `Reset`.
+    Cells(Vec<Done>),
+    /// Of `Models`.
+    Models(Vec<Held>),
+    /// Of `Reset` and `Configure`.
     Ready,
     /// Of `Rescue`: where it was saved, if there was one.
     Rescued(Option<PathBuf>),
@@ -187,7 +197,7 @@ impl Worker {
         std::thread::Builder::new()
             .name(NAME.into())
             .stack_size(STACK)
-            .spawn(move || serve(&settings, &token, &inbox, &outbox, &looked))?;
+            .spawn(move || serve(settings, &token, &inbox, &outbox, &looked))?;
         let rescuer = Rescuer { requests: requests.clone(), cancel: cancel.clone() };
         RESCUER.lock().unwrap_or_else(PoisonError::into_inner).replace(rescuer);
         Ok(Worker { requests, messages, cancel: cancel.clone(), looking })
@@ -265,18 +275,18 @@ pub(super) fn fault(thread: &str, event: &Event) {
 }
 
 fn serve(
-    settings: &Settings,
+    mut settings: Settings,
     cancel: &Cancel,
     inbox: &Receiver<Request>,
     outbox: &SyncSender<Message>,
     looking: &Looking,
 ) {
     device::lead_pool(settings.threads.unwrap_or_else(device::threads), COMPUTE);
-    let fresh = || {
+    let fresh = |settings: &Settings| {
         let forward = Forward { out: outbox.clone(), looking: looking.clone() };
         Session::new(settings.clone(), Arc::new(forward), cancel.clone())
     };
-    let mut session = fresh();
+    let mut session = fresh(&settings);
     // The tables that highlighting and completion read are made here, before the first key needs them.
     let _ = (catalog::all().len(), scan::is_function("load"));
     while let Ok(request) = inbox.recv() {
@@ -287,8 +297,15 @@ fn serve(
             Request::Free(name) => Answer::Freed(session.free(&name)),
             Request::Source(name) => Answer::Source(session.source_of(&name)),
             Request::Cells => Answer::Cells(session.cells().to_vec()),
+            Request::Bench(n, code) => Answer::Times(session.bench(n, &code)),
+            Request::Models => Answer::Models(session.models()),
+            Request::Configure(changed) => {
+                settings = *changed;
+                session.configure(settings.clone());
+                Answer::Ready
+            }
             Request::Reset => {
-                session = fresh();
+                session = fresh(&settings);
                 Answer::Ready
             }
             Request::Rescue => Answer::Rescued(session.rescue()),

@@ -13,9 +13,15 @@ mod fuzz;
 mod gpu;
 mod gradients;
 mod guided;
+#[cfg(target_os = "linux")]
+mod homes;
 mod layers;
 mod levels;
 mod licences;
+#[cfg(target_os = "linux")]
+mod line_editor;
+#[cfg(target_os = "linux")]
+mod meta_commands;
 #[cfg(target_os = "linux")]
 mod modes;
 #[cfg(target_os = "linux")]
@@ -29,6 +35,8 @@ mod prompt;
 mod recipes;
 mod report;
 mod script;
+mod settings;
+mod shells;
 mod signals;
 mod snapshots;
 mod steps;
@@ -40,3 +48,5 @@ mod trust;
 mod tuning;
 #[cfg(target_os = "linux")]
 mod view;
+#[cfg(target_os = "linux")]
+mod watching;

@@ -204,7 +204,9 @@ fn on_a_terminal_too_the_path_comes_last() {
 #[test]
 fn the_terminal_is_asked_what_it_can_show() {
     let room = Room::new();
-    let Some(mut terminal) = Terminal::run(room.command(&["--no-init"])) else { return };
+    let mut command = room.command(&["--no-init"]);
+    command.env("SCUMBLE_MARKS", "off");
+    let Some(mut terminal) = Terminal::run(command) else { return };
     terminal.shows("\x1b[c");
     // What is typed meanwhile is not lost among the answers.
     terminal.types("let t = 4\rt\x1bP>|kitty(0.35.2)\x1b\\ * \x1b_Gi=31;OK\x1b\\\x1b[?62;c7\r");

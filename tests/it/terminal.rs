@@ -61,7 +61,7 @@ impl Terminal {
     /// The program on a terminal that shows no pictures and is not asked whether it could.
     pub fn start(room: &Room, args: &[&str]) -> Option<Terminal> {
         let mut command = room.command(args);
-        command.env("SCUMBLE_GRAPHICS", "none");
+        command.env("SCUMBLE_GRAPHICS", "none").env("SCUMBLE_MARKS", "off");
         Terminal::run(command)
     }
 
@@ -170,6 +170,28 @@ impl Terminal {
             lines.pop();
         }
         lines
+    }
+
+    /// What stands on the screen, line by line, without what ends lines.
+    pub fn screen(&self) -> Vec<String> {
+        let size = |n: u16| std::num::NonZero::new(n).unwrap();
+        let mut parser = vt100::Parser::new(size(40), size(100), 0);
+        parser.process(&self.screen.lock().unwrap());
+        let rows = parser.screen().rows(0, 100).map(|l| l.trim_end().to_string());
+        let mut rows: Vec<String> = rows.collect();
+        while rows.last().is_some_and(String::is_empty) {
+            rows.pop();
+        }
+        rows
+    }
+
+    /// Waits until the last line of the screen is this. What was written so far counts as seen.
+    pub fn ends_with(&mut self, wanted: &str) {
+        let holds = || self.screen().last().is_some_and(|l| l == wanted);
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| until(wanted, LONG, holds))).is_err() {
+            panic!("{wanted:?} is not the last line:\n{}", self.screen().join("\n"));
+        }
+        self.seen = self.screen.lock().unwrap().len();
     }
 
     /// Everything that was written so far.

@@ -84,6 +84,21 @@ pub fn caches() -> Vec<PathBuf> {
     home.map(|h| h.join("hub")).into_iter().collect()
 }
 
+/// Diffusers models in the Hugging Face cache: id and folder, sorted.
+pub fn cached_models() -> Vec<(String, PathBuf)> {
+    let mut found = Vec::new();
+    for cache in caches() {
+        let entries = std::fs::read_dir(cache).into_iter().flatten().flatten().take(5000);
+        let names = entries.filter_map(|e| e.file_name().into_string().ok());
+        for id in names.filter_map(|n| n.strip_prefix("models--").map(|n| n.replacen("--", "/", 1))) {
+            let folder = cached(&id, "main").filter(|f| f.join("model_index.json").is_file());
+            found.extend(folder.map(|f| (id, f)));
+        }
+    }
+    found.sort();
+    found
+}
+
 fn cached(id: &str, revision: &str) -> Option<PathBuf> {
     if revision.contains("..") || revision.starts_with('/') {
         return None;

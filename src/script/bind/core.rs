@@ -177,7 +177,8 @@ fn resolve_now(
         map.iter().filter_map(|(k, v)| Some((k.to_string(), Val::from_dynamic(v)?))).collect()
     };
     let examples: Vec<_> = examples.iter().map(fields).collect();
-    let model = &host.settings().model;
+    let settings = host.settings();
+    let model = &settings.model;
     let name = host.running.borrow().name.clone();
     let column = Column::of_model(model, &name);
     let resolved = options::resolve(

@@ -1,12 +1,14 @@
 //! Completion and the signature hint, from the text, the cursor and a [`Snapshot`]. Pure: no session, no thread.
 
-use std::path::Path;
+mod recipe;
+
+pub use self::recipe::{has_option, is_recipe, option_names, option_values, paths, recipes};
 
 use super::catalog::{self, Entry, What};
 use super::scan::{self, Class, KEYWORDS, Piece};
 use super::session::Snapshot;
-use super::{check, files, modules, recipes};
-use crate::engine::weights::locate::SHIPPED;
+use super::{check, files, modules};
+use crate::engine::weights::locate::{self, SHIPPED};
 use crate::engine::weights::pictures;
 
 /// One way to go on.
@@ -30,12 +32,16 @@ impl Candidate {
 pub fn complete(line: &str, position: usize, session: &Snapshot) -> (usize, Vec<Candidate>) {
     let before = &line[..position.min(line.len())];
     if let Some(rest) = before.trim_start().strip_prefix(':') {
-        return command(before, rest);
+        return recipe::command(before, rest);
     }
     let pieces = scan::pieces(before);
     match pieces.last() {
         Some(p) if p.open && p.class == Class::String => return in_string(before, p, &pieces, session),
         Some(p) if p.class == Class::Comment && (p.open || p.range.end == before.len()) => {
+            return (before.len(), Vec::new());
+        }
+        // Behind a number or a whole text no name can begin.
+        Some(p) if matches!(p.class, Class::Number | Class::String) && p.range.end == before.len() => {
             return (before.len(), Vec::new());
         }
         _ => {}
@@ -61,43 +67,17 @@ pub fn complete(line: &str, position: usize, session: &Snapshot) -> (usize, Vec<
     (start, list)
 }
 
-/// `:run name key=`: recipes, their options, files.
-fn command(before: &str, rest: &str) -> (usize, Vec<Candidate>) {
-    // White space may be more than one byte long.
-    let start = before.len() - before.rsplit(char::is_whitespace).next().map_or(0, str::len);
-    let prefix = &before[start..];
-    let words: Vec<&str> = rest.split_whitespace().collect();
-    let first = words.first().copied().unwrap_or("");
-    if !"run check edit doc help".split(' ').any(|c| !first.is_empty() && c.starts_with(first)) || start == 0
-    {
-        return (before.len(), Vec::new());
-    }
-    let second = words.len() < 2 || (words.len() == 2 && !prefix.is_empty());
-    let mut list: Vec<Candidate> = if second {
-        recipes::names().into_iter().map(|n| Candidate::new(n, "recipe")).collect()
-    } else if let Ok(recipe) = recipes::find(words[1]) {
-        let given = |name: &str| words[2..].iter().any(|w| w.starts_with(&format!("{name}=")));
-        let specs = recipe.specs.iter().filter(|s| !given(&s.name));
-        specs.map(|s| Candidate::new(&format!("{}=", s.name), format!("{}  {}", s.takes(), s.doc))).collect()
-    } else {
-        Vec::new()
-    };
-    list.retain(|c| c.replacement.starts_with(prefix));
-    let value_at = prefix.find('=').map_or(0, |i| i + 1);
-    if list.is_empty() {
-        let paths = paths(&prefix[value_at..]);
-        return (start + value_at, paths);
-    }
-    (start, list)
-}
-
 /// Inside an open string: model names, shipped pictures, paths, by the function whose argument it is.
 fn in_string(before: &str, piece: &Piece, pieces: &[Piece], session: &Snapshot) -> (usize, Vec<Candidate>) {
     let start = piece.range.start + 1;
     let prefix = &before[start..];
-    let call = open_call(before, &pieces[..pieces.len() - 1]).map(|(name, _)| name).unwrap_or_default();
+    let (call, argument) = open_call(before, &pieces[..pieces.len() - 1]).unwrap_or_default();
     let mut list: Vec<Candidate> = match call.as_str() {
-        "load" => SHIPPED.iter().map(|n| Candidate::new(n, "model")).collect(),
+        "load" => {
+            let cached =
+                locate::cached_models().into_iter().map(|(id, _)| Candidate::new(&id, "model in the cache"));
+            SHIPPED.iter().map(|n| Candidate::new(n, "model")).chain(cached).collect()
+        }
         "open" => pictures::names().iter().map(|n| Candidate::new(n, "picture")).collect(),
         "reweight" | "columns" | "heat" => session
             .variables
@@ -109,43 +89,23 @@ fn in_string(before: &str, piece: &Piece, pieces: &[Piece], session: &Snapshot) 
         _ => Vec::new(),
     };
     list.retain(|c| c.replacement.starts_with(prefix));
-    if matches!(call.as_str(), "open" | "load" | "save" | "import" | "") || files::is_file_like(prefix) {
+    if call.is_empty() || takes_path(&call, argument) || files::is_file_like(prefix) {
         list.extend(paths(prefix));
     }
     (start, list)
+}
+
+/// Whether an argument of a documented call is a file or a folder.
+fn takes_path(call: &str, argument: usize) -> bool {
+    let entries = catalog::lookup(call).into_iter().filter(|e| e.name == call);
+    let names = entries.filter_map(|e| e.params.get(argument + usize::from(e.what == What::Method)));
+    call == "load" || names.into_iter().any(|p| matches!(p.name.as_str(), "path" | "file" | "folder" | "dir"))
 }
 
 /// An Embedding's type in a snapshot may carry its words: `Embedding "a dog"`.
 fn words_of(ty: &str) -> Vec<String> {
     let prompt = ty.split_once('"').map_or("", |(_, rest)| rest.trim_end_matches('"'));
     prompt.split_whitespace().map(|w| w.trim_matches(|c: char| !c.is_alphanumeric()).to_string()).collect()
-}
-
-/// Files and folders that begin with a path; folders end in `/`.
-fn paths(prefix: &str) -> Vec<Candidate> {
-    let (dir, stem) = prefix.rsplit_once('/').map_or(("", prefix), |(d, s)| (&prefix[..=d.len()], s));
-    let folder = if dir.is_empty() { Path::new(".") } else { Path::new(dir) };
-    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-    let mut list: Vec<Candidate> = entries
-        .flatten()
-        .take(5000)
-        .filter_map(|e| {
-            let name = e.file_name().to_str()?.to_string();
-            if !name.starts_with(stem) || (name.starts_with('.') && !stem.starts_with('.')) {
-                return None;
-            }
-            // A name that the terminal would obey is not offered.
-            if crate::report::plain(&name) != name || name.contains(['\n', '\t']) {
-                return None;
-            }
-            let slash = if e.path().is_dir() { "/" } else { "" };
-            let text = format!("{dir}{name}{slash}");
-            Some(Candidate { replacement: text, display: format!("{name}{slash}"), detail: String::new() })
-        })
-        .collect();
-    list.sort_by(|a, b| a.display.cmp(&b.display));
-    list.truncate(200);
-    list
 }
 
 /// After a dot: members of the receiver's type if it is known, else of all types.
