@@ -32,11 +32,16 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("stats", include_str!("../../stdlib/stats.rhai")),
     ("train", include_str!("../../stdlib/train.rhai")),
     ("study", include_str!("../../stdlib/study.rhai")),
+    ("p2p", include_str!("../../stdlib/p2p.rhai")),
     ("report", include_str!("../../stdlib/report.rhai")),
     ("report_heat", include_str!("../../stdlib/report_heat.rhai")),
     ("report_imagic", include_str!("../../stdlib/report_imagic.rhai")),
     ("report_disentangle", include_str!("../../stdlib/report_disentangle.rhai")),
     ("report_sketch", include_str!("../../stdlib/report_sketch.rhai")),
+    ("report_dreambooth", include_str!("../../stdlib/report_dreambooth.rhai")),
+    ("report_magicfusion", include_str!("../../stdlib/report_magicfusion.rhai")),
+    ("report_prompt2prompt", include_str!("../../stdlib/report_prompt2prompt.rhai")),
+    ("report_invert", include_str!("../../stdlib/report_invert.rhai")),
 ];
 
 /// The folder of the user's own modules.

@@ -41,6 +41,20 @@ fn a_report_names_its_sheets_and_they_are_there() {
 }
 
 #[test]
+fn every_part_finishes_at_tiny_settings() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = report(dir.path(), &[]);
+    assert!(!text.contains("failed"), "{text}");
+    for part in ["dreambooth", "magicfusion", "prompt2prompt", "invert", "heat"] {
+        assert!(text.contains(&format!("| {part} | finished |")), "{part}:\n{text}");
+    }
+    assert!(text.contains("A trial run"), "{text}");
+    for name in pictures(&text) {
+        assert!(image::open(dir.path().join(name)).is_ok(), "{name}");
+    }
+}
+
+#[test]
 fn a_part_that_fails_is_reported_and_the_others_run() {
     // A second module of the name stands in for one that cannot run on the model at hand.
     let dir = tempfile::tempdir().unwrap();
