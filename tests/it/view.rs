@@ -39,7 +39,7 @@ fn a_run_is_looked_through_and_forked_into_the_prompt() {
     terminal.types("\x1b[C\x1b[C");
     terminal.sees("level 2 of 6");
     // Another size: everything is drawn anew.
-    terminal.resizes(24, 80);
+    terminal.resizes(24, 100);
     until("the keys at the new lower edge", LONG, || {
         terminal.lines().last().is_some_and(|l| l.contains("f fork"))
     });
