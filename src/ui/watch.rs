@@ -127,9 +127,12 @@ pub fn watch(
             done(snapshot);
         }
         reporter.last_word(0);
-        // Interrupted, unless by a change.
+        // Interrupted, unless by a change. Ctrl-C may come when the run has just ended by itself.
         if interrupts.exit().is_some() || (next.is_none() && code == Exit::Interrupted.code()) {
             return Ok(code);
+        }
+        if interrupts.count() > 0 {
+            return Ok(Exit::Interrupted.code());
         }
         if next.is_none() {
             reporter

@@ -75,10 +75,10 @@ fn keys_typed_ahead_wait_for_the_prompt() {
     terminal.sees("step ");
     terminal.types("let ahead = 6 * 7\rahead\rahead + 1");
     terminal.shows("out/text2image.png");
-    terminal.shows("\r\n42\r\n");
+    terminal.shows("\x1b\\42\r\n");
     terminal.shows("ahead + 1");
     terminal.types("\r");
-    terminal.shows("\r\n43\r\n");
+    terminal.shows("\x1b\\43\r\n");
     let lines = terminal.lines();
     let frame = lines.iter().position(|l| l.starts_with("── text2image")).unwrap();
     let path = lines.iter().position(|l| l == "out/text2image.png").unwrap();

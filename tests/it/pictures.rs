@@ -112,7 +112,7 @@ fn a_terminal_with_sixel_gets_sixel_and_is_asked_for_its_colors() {
     terminal.types("\x1b[?1;0;16S 2\x1b[?1;0;16S\x1b[?64;1;4c\r");
     terminal.shows("pictures as sixel");
     // What was typed among the answers is there.
-    terminal.shows("\n3\r\n");
+    terminal.shows("\x1b\\3\r\n");
     terminal.prompts();
     let text = terminal.enters("open(\"small.png\")");
     // 32 columns of 10 pixels; 16 rows of 20 are reserved, and no more than 16 colors are defined.

@@ -62,7 +62,9 @@ impl ClipVision {
     /// Normalized pixels `[n, 3, side, side]` → features `[n, projection]`, not of unit length.
     pub fn forward(&self, pixels: &Tensor, hooks: &mut Hooks) -> Result<Tensor> {
         let n = pixels.dim(0)?;
-        let patches = self.patches.forward(pixels)?.flatten_from(2)?.transpose(1, 2)?;
+        // Pictures lie in main memory.
+        let pixels = pixels.to_device(self.positions.device())?;
+        let patches = self.patches.forward(&pixels)?.flatten_from(2)?.transpose(1, 2)?;
         let class = self.class.reshape((1, 1, self.width))?.broadcast_as((n, 1, self.width))?;
         let x = Tensor::cat(&[&class.contiguous()?, &patches.contiguous()?], 1)?
             .broadcast_add(&self.positions)?;

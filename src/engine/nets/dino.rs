@@ -173,7 +173,9 @@ impl Dino {
                 .expected(format!("multiples of {patch}"))
                 .got(format!("{w}x{h}")));
         }
-        let patches = self.patches.forward(pixels)?.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
+        // Pictures lie in main memory.
+        let pixels = pixels.to_device(self.class.device())?;
+        let patches = self.patches.forward(&pixels)?.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
         let class = self.class.broadcast_as((n, 1, self.config.width))?.contiguous()?;
         let mut x =
             Tensor::cat(&[&class, &patches], 1)?.broadcast_add(&self.places(h / patch, w / patch)?)?;

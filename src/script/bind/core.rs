@@ -104,7 +104,6 @@ pub fn register(r: &mut Registry) {
          something took.",
     )
     .example("let began = clock();\nclock() - began < 60.0 // => true")
-    .see(&["print"])
     .bind(move || began.elapsed().as_secs_f64());
     r.op("..", "A range of numbers: the limits of an option. Both ends belong to it.")
         .example("0.0..1.0 // => Span 0.0..1.0")
