@@ -112,8 +112,16 @@ mod measured {
         };
         table.row("Tab: a variable of 300", complete(&mut terminal, "variable_29", "variable_290"), 50.0);
         table.row("Tab: a function", complete(&mut terminal, "percep", "perceptual"), 50.0);
-        table.row("Tab: everything there is", complete(&mut terminal, "let x = ", "possibilities"), 50.0);
-        timed(&mut terminal, "n", "scumble> ");
+        // So many are only listed after a question, which wants its answer.
+        let mut everything = Vec::new();
+        for _ in 0..15 {
+            terminal.types("let x = ");
+            std::thread::sleep(Duration::from_millis(60));
+            everything.push(timed(&mut terminal, "\t", "possibilities"));
+            timed(&mut terminal, "n", "scumble> ");
+            timed(&mut terminal, "\x15", "scumble> ");
+        }
+        table.row("Tab: everything there is", everything, 50.0);
         table.row("Tab: options of a recipe", complete(&mut terminal, ":run magicmix lay", "layout="), 50.0);
         table.row("Tab: files", complete(&mut terminal, "open(\"many.rh", "many.rhai"), 50.0);
         let mut search = Vec::new();
