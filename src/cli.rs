@@ -81,6 +81,7 @@ fn dispatch(cli: Cli, config: Config) -> u8 {
     if config.get("graphics") != "auto" {
         probe::choose(config.get("graphics"), &config.label("graphics"));
     }
+    ui.want_panel(config.get("panel") != "false");
     for note in &config.notes {
         ui.remark(Role::Warn, &format!("note: {note}"));
     }

@@ -13,6 +13,9 @@ use super::tmux;
 /// Largest file that is sent through the terminal, bytes.
 pub const MOST_SENT: u64 = 64 << 20;
 
+/// The bell.
+pub const BELL: &str = "\x07";
+
 /// A path as text that opens the file when it is clicked, where the terminal has links (OSC 8); as it is elsewhere.
 pub fn link(caps: &Caps, path: &Path) -> String {
     let text = path.display().to_string();
@@ -51,9 +54,11 @@ pub fn encoded(text: &str) -> String {
 /// What calls the user back after a long wait: a message of the desktop where the terminal has them (OSC 9), else the bell,
 /// which tmux shows as a flag.
 pub fn call(caps: &Caps, text: &str) -> String {
-    if !caps.messages || caps.multiplexer.is_some() {
-        return "\x07".into();
-    }
+    if !caps.messages || caps.multiplexer.is_some() { BELL.into() } else { message(text) }
+}
+
+/// A message of the desktop (OSC 9).
+pub fn message(text: &str) -> String {
     let plain: String = text.chars().filter(|c| !c.is_control()).take(120).collect();
     format!("\x1b]9;{plain}\x1b\\")
 }

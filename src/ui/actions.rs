@@ -301,6 +301,7 @@ fn settle(repl: &mut Repl, name: &str) {
             repl.reporter.forget_caps();
         }
         "marks" => repl.mark(),
+        "panel" => repl.reporter.want_panel(value != "false"),
         "model" => repl.settings.model = value,
         "out" => repl.settings.out = value.into(),
         "max_memory" => repl.settings.max_memory = units::size(&value).ok(),

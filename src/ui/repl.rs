@@ -19,9 +19,9 @@ use super::worker::{Request, Worker};
 use super::{actions, config::Config, folders, init, keys, progress, usage, view};
 use crate::engine::device;
 use crate::script::{Settings, Snapshot};
-use crate::term::marks;
 use crate::term::probe::Typing;
 use crate::term::style::Role;
+use crate::term::{marks, reach};
 
 /// How long the first prompt waits for the history file.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -319,9 +319,11 @@ impl<'a> Repl<'a> {
         if self.config.time("notify_after").is_none_or(|limit| time < limit) {
             return;
         }
+        let words = format!("scumble: done after {}", progress::duration(time));
         let text = match self.config.get("notify") {
-            "bell" => "\x07".to_string(),
-            "osc9" => format!("\x1b]9;scumble: done after {}\x1b\\", progress::duration(time)),
+            "auto" => reach::call(self.reporter.caps(Typing::Keep), &words),
+            "bell" => reach::BELL.to_string(),
+            "osc9" => reach::message(&words),
             _ => return,
         };
         self.reporter.tell_terminal(&text);

@@ -91,6 +91,11 @@ impl Reporter {
         self.caps = None;
     }
 
+    /// Whether there shall be a panel while something runs, or a line only.
+    pub fn want_panel(&mut self, wanted: bool) {
+        self.panel.want(wanted);
+    }
+
     /// Appends to a log file from now on. Errors (exit code 2): it cannot be opened.
     pub fn start_log(&mut self, path: &Path) -> Result<(), Report> {
         self.out.start_log(path)

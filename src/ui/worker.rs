@@ -262,15 +262,21 @@ pub fn rescue(wait: Duration) -> Option<PathBuf> {
     answer.recv_timeout(wait).ok()?
 }
 
-/// `SCUMBLE_FAULT=evaluation` or `ui` makes that thread panic at a run's third step, so that tests can look at what is
-/// left then: the terminal, the latent, the message.
+/// `SCUMBLE_FAULT=evaluation` or `ui` makes that thread panic at a run's third step, `stuck` makes the evaluation never
+/// return from it, so that tests can look at what is left then: the terminal, the latent, the message.
 #[allow(clippy::panic, reason = "only where the environment asks for it")]
 pub(super) fn fault(thread: &str, event: &Event) {
     static ASKED: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("SCUMBLE_FAULT").ok());
-    if let (Event::Step { done: 3.., .. }, Some(asked)) = (event, &*ASKED)
-        && asked == thread
-    {
-        panic!("SCUMBLE_FAULT={asked}");
+    if let (Event::Step { done: 3.., .. }, Some(asked)) = (event, &*ASKED) {
+        if asked == "stuck" && thread == "evaluation" {
+            eprintln!("SCUMBLE_FAULT={asked}");
+            loop {
+                std::thread::park();
+            }
+        }
+        if asked == thread {
+            panic!("SCUMBLE_FAULT={asked}");
+        }
     }
 }
 

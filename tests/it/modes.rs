@@ -77,12 +77,9 @@ fn a_run_that_keeps_going_finishes_without_its_terminal() {
 #[test]
 fn the_third_ctrl_c_ends_the_program_at_once() {
     let room = Room::new();
-    let Some(mut terminal) = Terminal::start(&room, &["--no-init"]) else { return };
-    terminal.prompts();
-    // Steps that take seconds.
-    terminal.types(":run text2image steps=90 n=64\r");
-    until("the run begins", LONG, || !terminal.echoes());
-    std::thread::sleep(Duration::from_secs(3));
+    // A step that never ends.
+    let Some(mut terminal) = faulty(&room, "stuck") else { return };
+    terminal.shows("SCUMBLE_FAULT=stuck");
     for text in ["stopping after this step", "still stopping"] {
         terminal.types("\x03");
         terminal.shows(text);

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
@@ -24,6 +24,8 @@ pub struct Terminal {
     keyboard: Option<File>,
     pub child: Child,
     screen: Arc<Mutex<Vec<u8>>>,
+    /// When the last of it came.
+    arrived: Arc<Mutex<Instant>>,
     /// Window sizes, rows and columns, and how much had been written when each came.
     sizes: Vec<(usize, (u16, u16))>,
     /// Whether the terminal goes away.
@@ -97,6 +99,8 @@ impl Terminal {
         drop(command);
         let screen = Arc::new(Mutex::new(Vec::new()));
         let (mut reader, shared) = (ours.try_clone().unwrap(), Arc::clone(&screen));
+        let arrived = Arc::new(Mutex::new(Instant::now()));
+        let clock = Arc::clone(&arrived);
         let gone = Arc::new(AtomicBool::new(false));
         let leave = Arc::clone(&gone);
         let reader = std::thread::spawn(move || {
@@ -109,13 +113,16 @@ impl Terminal {
                     Err(_) => break,
                 }
                 match reader.read(&mut buffer) {
-                    Ok(n) if n > 0 => shared.lock().unwrap().extend_from_slice(&buffer[..n]),
+                    Ok(n) if n > 0 => {
+                        *clock.lock().unwrap() = Instant::now();
+                        shared.lock().unwrap().extend_from_slice(&buffer[..n]);
+                    }
                     _ => break,
                 }
             }
         });
         let (keyboard, reader) = (Some(ours), Some(reader));
-        Some(Terminal { keyboard, child, screen, sizes: vec![(0, SIZE)], gone, reader, seen: 0 })
+        Some(Terminal { keyboard, child, screen, arrived, sizes: vec![(0, SIZE)], gone, reader, seen: 0 })
     }
 
     fn keyboard(&self) -> &File {
@@ -125,6 +132,27 @@ impl Terminal {
     /// Presses keys, all at once.
     pub fn types(&mut self, keys: &str) {
         self.keyboard().write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// Presses keys and waits until something came and then, for `quiet`, nothing more; how long after the keys the last of
+    /// it came.
+    #[allow(dead_code, reason = "for the benchmark of the prompt")]
+    pub fn settles(&mut self, keys: &str, quiet: Duration) -> Duration {
+        let typed = Instant::now();
+        self.types(keys);
+        let last = || *self.arrived.lock().unwrap();
+        until("an answer that ends", LONG, || last() > typed && last().elapsed() > quiet);
+        last() - typed
+    }
+
+    /// Waits until something stands on the screen and, for `quiet`, nothing more came; when the last of it came.
+    #[allow(dead_code, reason = "for the benchmark of the prompt")]
+    pub fn settled(&mut self, quiet: Duration) -> Instant {
+        let last = || *self.arrived.lock().unwrap();
+        until("something that ends", LONG, || {
+            !self.screen.lock().unwrap().is_empty() && last().elapsed() > quiet
+        });
+        last()
     }
 
     /// Gives the window another size.

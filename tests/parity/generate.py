@@ -12,7 +12,7 @@ import importlib
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-PARTS = ["noise", "tokens", "schedules", "samplers", "embedded", "chains", "tiny", "helpers", "gradients", "guidance", "vgg", "lpips", "edges", "lora"]
+PARTS = ["noise", "tokens", "schedules", "samplers", "embedded", "chains", "tiny", "helpers", "gradients", "guidance", "vgg", "lpips", "edges", "lora", "papers"]
 
 
 def main():

@@ -21,14 +21,8 @@ const VALUE: usize = 14;
 const LONGEST: u64 = 1 << 20;
 
 /// Variables that are ours and no settings.
-const OTHERS: &[&str] = &[
-    "SCUMBLE_PANEL",
-    "SCUMBLE_FAULT",
-    "SCUMBLE_SIMD",
-    "SCUMBLE_UPDATE",
-    "SCUMBLE_MODELS",
-    "SCUMBLE_SD_FOLDERS",
-];
+const OTHERS: &[&str] =
+    &["SCUMBLE_FAULT", "SCUMBLE_SIMD", "SCUMBLE_UPDATE", "SCUMBLE_MODELS", "SCUMBLE_SD_FOLDERS"];
 
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]

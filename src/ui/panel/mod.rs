@@ -132,11 +132,14 @@ impl Panel {
         }
     }
 
-    /// On stdout, unless `SCUMBLE_PANEL=off`.
+    /// On stdout.
     pub fn on_stdout() -> Self {
-        let off =
-            std::env::var("SCUMBLE_PANEL").is_ok_and(|v| matches!(v.as_str(), "off" | "0" | "false" | "no"));
-        Panel::new(|| Box::new(io::stdout()), !off)
+        Panel::new(|| Box::new(io::stdout()), true)
+    }
+
+    /// Whether there shall be one, from the next request on.
+    pub fn want(&mut self, wanted: bool) {
+        self.wanted = wanted;
     }
 
     /// A request begins; `looking` tells its engine whether pictures are wanted.

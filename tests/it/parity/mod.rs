@@ -9,6 +9,7 @@ mod guidance;
 mod helpers;
 mod lora;
 mod noise;
+mod papers;
 mod samplers;
 mod schedules;
 mod tiny;
