@@ -44,6 +44,12 @@ fn a_forced_mask_is_one_of_the_models() {
     let (general, expert) = (fuse(&["how=general"]), fuse(&["how=expert"]));
     assert!(differ(&general, &pixels("text2image", &["prompt=a dog in the snow", "steps=4"])) <= 1);
     assert!(differ(&general, &expert) > 20);
+    // Outside of the window, too.
+    let whole = ["prompt_g=a dog in the snow", "prompt_e=a dog", "how=expert", "alone=general", "steps=4"];
+    let ink = pixels("text2image", &["model=emoji/expert-ink", "prompt=a dog", "steps=4"]);
+    for window in ["window=0.5", "window=0.85"] {
+        assert!(differ(&pixels("magicfusion", &[&whole[..], &[window]].concat()), &ink) <= 1, "{window}");
+    }
     for (name, value, alone) in [("black.png", 0u8, &general), ("white.png", 255, &expert)] {
         let path = dir.path().join(name);
         image::RgbImage::from_pixel(64, 64, image::Rgb([value; 3])).save(&path).unwrap();

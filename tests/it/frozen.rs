@@ -105,7 +105,7 @@ fn edges_of_a_network_train_and_guide() {
     assert_eq!(eval(dir.path(), &code), "[Edges HED, Image 64x64]");
     let out = dir.path().join("out");
     let detector = format!("detector={pidinet}");
-    let train = ["train_steps=2", "batch=2", "hidden=[8]", "held_out=1", "threshold=0.5", &detector];
+    let train = ["train_steps=2", "batch=2", "hidden=[8]", "held_out=1", "own=0", "threshold=0.5", &detector];
     let outcome = run(&out, "train_lgp", &train).unwrap_or_else(|e| panic!("{e}"));
     let net = outcome.saved.iter().find(|p| p.extension().is_some_and(|e| e == "safetensors")).unwrap();
     let predictor = format!("predictor={}", net.display());

@@ -1,5 +1,6 @@
 //! Sketch-guided sampling: exact identities and refusals of the recipes, and that the shipped predictor reads edges.
 
+use scumble::engine::weights::read::TensorFile;
 use scumble::report::Exit;
 
 use crate::recipes::{differ, pixels, run};
@@ -103,5 +104,52 @@ fn other_maps_are_learned_by_the_same_recipe() {
         let predictor = format!("predictor={}", path.display());
         let made = pixels("sketch_guided", &[&predictor, "sketch=sketch-cup.png", "prompt=a cup", "steps=2"]);
         assert_eq!(made.len(), 64 * 64 * 3);
+        // A detector finds edges, whatever else a predictor reads.
+        if !file.contains("edges") {
+            let e = run(dir.path(), "sketch_guided", &[&predictor, "detector=hed.safetensors", "steps=2"]);
+            let said = e.unwrap_err().to_string();
+            assert!(said.contains("detector finds edges, and"), "{said}");
+        }
     }
+}
+
+/// Of a few pictures as many are held out as is said, and the others are learned from; where the maps are somebody's hand, from no
+/// others, whichever way the hand draws.
+#[test]
+fn a_few_pictures_are_not_all_held_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = ["dog-flat.png", "cat-flat.png", "bus-flat.png", "rose-flat.png", "pig-flat.png"];
+    let listed = |list: &[String]| list.iter().map(|f| format!("\"{f}\"")).collect::<Vec<_>>().join(", ");
+    let data = format!("data=[{}]", listed(&files.map(String::from)));
+    let learned = |maps: &str| {
+        let list = [&data[..], maps, "train_steps=1", "batch=1", "hidden=[8]", "held_out=4"];
+        let outcome = run(dir.path(), "train_lgp", &list).unwrap_or_else(|e| panic!("{e}"));
+        let path = outcome.saved.iter().find(|p| p.extension().is_some_and(|e| e == "safetensors")).unwrap();
+        let sheet = outcome.saved.iter().find(|p| p.extension().is_some_and(|e| e == "png")).unwrap();
+        let file = TensorFile::open(path).unwrap();
+        (file.metadata()["pictures"].clone(), image::open(sheet).unwrap().to_rgb8())
+    };
+    let drawn = |dark: bool| {
+        let paths = files.map(|f| {
+            let path = dir.path().join(format!("{dark}-{f}"));
+            let lines = |x, y| x % 16 == 0 || y % 16 == 0;
+            let at = |x, y| image::Luma([if lines(x, y) == dark { 0u8 } else { 255 }]);
+            image::GrayImage::from_fn(64, 64, at).save(&path).unwrap();
+            path.display().to_string()
+        });
+        format!("maps=[{}]", listed(&paths))
+    };
+    let (dark, light) = (learned(&drawn(true)), learned(&drawn(false)));
+    for (known, sheet) in [&dark, &light] {
+        // One picture, as it is and turned round.
+        assert_eq!(known, "2");
+        assert_eq!(
+            sheet.height() / (sheet.width() / 5),
+            4,
+            "four held out: {}x{}",
+            sheet.width(),
+            sheet.height()
+        );
+    }
+    assert!(dark.1 == light.1, "white lines on black are turned to dark ones on white");
 }

@@ -41,7 +41,14 @@ fn the_masks_and_latents_of_magicfusion() {
              let r = fuse::sample(m.schedule({}), m.noise({}), #{{ g: one.call(m, {}), e: one.call(x, {}), how: \"snb\", cfg: {}, \
              gain: {gain}, base: \"{base}\", window: {}, mode: \"{}\", alone: \"{}\" }}); \
              let all = flat.call(r.z.tensor); for s in r.steps {{ all += flat.call(s.mask); }} all }}",
-            f.meta("fusion_steps"), run["seed"], run["general"], run["expert"], f.meta("cfg"), run["window"], word("mode"), word("alone"),
+            f.meta("fusion_steps"),
+            run["seed"],
+            run["general"],
+            run["expert"],
+            f.meta("cfg"),
+            run["window"],
+            word("mode"),
+            word("alone"),
         );
         let mut all = numbers(SETUP, &code);
         let latent = f.get(&format!("fusion.{name}.latent"));
@@ -71,8 +78,17 @@ fn the_weights_that_disentanglement_finds() {
          let found = minimize(report_disentangle::switched(s.len, {}), #{{ steps: {}, lr: {} }}, \
          |lam, i| {{ let p = report_disentangle::parts(b, x.call(lam)); {} * p.keep + p.turn }}); \
          found.x.list() + found.losses }}",
-        text(&run, "steps"), text(&run, "neutral"), text(&run, "target"), f.meta("cfg"), text(&run, "seed"), text(&run, "neutral"),
-        text(&run, "target"), text(&run, "first"), text(&run, "iters"), text(&run, "lr"), text(&run, "perceptual"),
+        text(&run, "steps"),
+        text(&run, "neutral"),
+        text(&run, "target"),
+        f.meta("cfg"),
+        text(&run, "seed"),
+        text(&run, "neutral"),
+        text(&run, "target"),
+        text(&run, "first"),
+        text(&run, "iters"),
+        text(&run, "lr"),
+        text(&run, "perceptual"),
     );
     let mut all = numbers(SETUP, &code);
     let (weights, losses) = (f.get("edit.weights"), f.get("edit.losses"));
@@ -88,7 +104,12 @@ fn a_sketch_guided_chain() {
     let code = format!(
         "{{ let net = load_mlp(\"edges\", #{{ model: m }}); let map = lgp::sketch(net, open({}), \"lines\", \"auto\"); \
          flat.call(lgp::sample(m, net, m.schedule({}), m.noise({}), m.encode({}), none, {}, m.encode(map), {}, {}).tensor) }}",
-        text(&run, "sketch"), text(&run, "steps"), text(&run, "seed"), text(&run, "prompt"), f.meta("cfg"), text(&run, "beta"),
+        text(&run, "sketch"),
+        text(&run, "steps"),
+        text(&run, "seed"),
+        text(&run, "prompt"),
+        f.meta("cfg"),
+        text(&run, "beta"),
         text(&run, "stop"),
     );
     let wanted = f.get("sketch.latent");
