@@ -54,6 +54,61 @@ fn every_part_finishes_at_tiny_settings() {
     }
 }
 
+/// The embedded model's networks as a checkpoint that the program does not know: nobody's measured defaults, no predictor, no expert.
+/// With a CLIP beside it, or without any.
+fn checkpoint(dir: &Path, clip: bool) -> String {
+    let folder = dir.join(if clip { "with-clip" } else { "without-clip" });
+    let known = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/emoji");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::copy(known.join("model_index.json"), folder.join("model_index.json")).unwrap();
+    let parts = ["unet", "vae", "text_encoder", "tokenizer", "scheduler", "clip"];
+    for part in parts.iter().filter(|p| clip || **p != "clip") {
+        std::fs::create_dir(folder.join(part)).unwrap();
+        for file in std::fs::read_dir(known.join(part)).unwrap().flatten() {
+            std::fs::copy(file.path(), folder.join(part).join(file.file_name())).unwrap();
+        }
+    }
+    folder.display().to_string()
+}
+
+#[test]
+fn a_checkpoint_has_the_same_report() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = format!("model={}", checkpoint(dir.path(), true));
+    let text = report(dir.path(), &[&model]);
+    let parts =
+        ["imagic", "disentangle", "sketch", "dreambooth", "magicfusion", "prompt2prompt", "invert", "heat"];
+    for part in parts {
+        assert!(text.contains(&format!("| {part} | finished |")), "{part}:\n{text}");
+    }
+    // No expert of this model is known; another can be named.
+    assert!(text.contains("Not run: this model's expert is not here"), "{text}");
+    let named = ["expert=emoji/expert-ink", "style=3d", "part=magicfusion", &model];
+    assert!(report(dir.path(), &named).contains("in its style, \"3d\""));
+    // Nor does a predictor fit other weights: one is trained.
+    let text = report(dir.path(), &["model=emoji/expert-ink", "part=sketch"]);
+    assert!(text.contains("| sketch | finished |"), "{text}");
+}
+
+#[test]
+fn without_a_clip_the_parts_that_need_none_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = report(dir.path(), &[&format!("model={}", checkpoint(dir.path(), false))]);
+    for part in ["invert", "heat"] {
+        assert!(text.contains(&format!("| {part} | finished |")), "{part}:\n{text}");
+    }
+    assert_eq!(text.matches("put a transformers CLIP folder named clip").count(), 6, "{text}");
+}
+
+#[test]
+fn what_the_report_does_not_take_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for (given, wanted) in [("size=32", "the model's own size"), ("negative=a cat", "the empty prompt")] {
+        let e = run(dir.path(), "report", &[given, "part=heat"]).unwrap_err().to_string();
+        assert!(e.contains(wanted), "{e}");
+    }
+}
+
 #[test]
 fn a_part_that_fails_is_reported_and_the_others_run() {
     // A second module of the name stands in for one that cannot run on the model at hand.
