@@ -61,6 +61,7 @@ pub fn draw(shown: &Shown, area: Rect, buffer: &mut Buffer) {
     }
     rule(shown, area, buffer);
     let mut body = Rect { y: area.y + 1, height: area.height - 1, ..area };
+    let mut drawn = 0;
     if let Some((_, pictures)) = shown.preview {
         let mut first = None;
         for picture in pictures.iter() {
@@ -74,13 +75,14 @@ pub fn draw(shown: &Shown, area: Rect, buffer: &mut Buffer) {
             Pixels { picture, truecolor: shown.colors.truecolor }.render(place, buffer);
             body.x += w + 1;
             body.width -= w + 1;
+            drawn += 1;
         }
         if body.x > area.x {
             body.x += 1;
             body.width -= 1;
         }
     }
-    text(shown, body, buffer);
+    text(shown, drawn, body, buffer);
     let below = Rect { y: body.y + LINES, height: body.height.saturating_sub(LINES), ..body };
     if shown.has_curve() && below.height >= 2 {
         curve(shown, below, buffer);
@@ -108,7 +110,20 @@ fn rule(shown: &Shown, area: Rect, buffer: &mut Buffer) {
     );
 }
 
-fn text(shown: &Shown, area: Rect, buffer: &mut Buffer) {
+/// As many of the parts as fit into a line, whole, the first at any rate; the others are left over.
+fn line(parts: &mut Vec<String>, width: usize) -> String {
+    let mut text = String::new();
+    while let Some(next) = parts.first() {
+        if !text.is_empty() && text.chars().count() + 3 + next.chars().count() > width {
+            break;
+        }
+        text += if text.is_empty() { "" } else { "   " };
+        text += &parts.remove(0);
+    }
+    text
+}
+
+fn text(shown: &Shown, drawn: usize, area: Rect, buffer: &mut Buffer) {
     let p = shown.progress;
     let width = usize::from(area.width);
     let mut rows = area.y..area.bottom();
@@ -117,12 +132,14 @@ fn text(shown: &Shown, area: Rect, buffer: &mut Buffer) {
             buffer.set_line(area.x, y, &line, area.width);
         }
     };
+    let mut about = Vec::new();
     match p.steps() {
         Some((done, total)) => {
             let mut parts = vec![format!("step {done} of {total}")];
             parts.extend(p.speed());
             parts.extend(p.left().map(|left| format!("{left} left")));
-            put(Line::from(parts.join("   ")), buffer);
+            put(Line::from(line(&mut parts, width)), buffer);
+            about = parts;
             let room = width.min(40);
             let full = room * p.share().0 / p.share().1.max(1);
             let bar = Span::styled("━".repeat(full), Style::new().fg(Color::Cyan));
@@ -130,18 +147,19 @@ fn text(shown: &Shown, area: Rect, buffer: &mut Buffer) {
         }
         None => put(Line::from(format!("working   {}", duration(p.age()))), buffer),
     }
-    let mut about = Vec::new();
     about.extend(
         shown.memory.map(|m| format!("memory {}", types::size(usize::try_from(m).unwrap_or(usize::MAX)))),
     );
     about.push(format!("{} so far", duration(p.age())));
-    put(Line::styled(about.join("   "), DIM), buffer);
+    put(Line::styled(line(&mut about, width), DIM), buffer);
     let mut last = Vec::new();
     if let Some(loss) = p.mean_loss() {
         last.push(Span::raw(format!("loss {}", types::number(loss))));
         last.push(Span::styled("   mean of the last ten or so", DIM));
-    } else if let Some((title, _)) = shown.preview {
-        last.push(Span::styled(format!("◂ {title}"), DIM));
+    } else if let Some((title, pictures)) = shown.preview.filter(|_| drawn > 0) {
+        let part =
+            if drawn < pictures.len() { format!(", {drawn} of {}", pictures.len()) } else { String::new() };
+        last.push(Span::styled(format!("◂ {title}{part}"), DIM));
     }
     put(Line::from(last), buffer);
 }

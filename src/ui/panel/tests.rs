@@ -65,6 +65,17 @@ fn several_previews_leave_room_for_the_text() {
 }
 
 #[test]
+fn what_does_not_fit_beside_the_previews_stands_in_the_next_line_whole() {
+    let p = Progress::example("sampling", (21, 150), 53.0);
+    let preview = pictures(4, 16);
+    let text = frame(&shown(&p, Some(&preview), &[]), (88, 24));
+    let lines: Vec<&str> = text.lines().map(|l| l.trim_matches('"').trim_end()).collect();
+    let left = p.left().unwrap() + " left";
+    assert!(lines[1].ends_with("it/s") && !lines[1].contains("left"), "{text}");
+    assert!(lines[3].contains(&left) && lines[4].ends_with("prediction, 3 of 4"), "{text}");
+}
+
+#[test]
 fn a_curve_below_the_text() {
     let mut p = Progress::example("tuning", (120, 200), 0.7);
     p.loss("tuning", 1, 0.0312);
