@@ -26,7 +26,8 @@ fn main() -> ExitCode {
 /// Longest wait for a step to end after the main thread failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A panic, with the terminal as it was. One while a script is evaluated is caught there, and reported with the cell.
+/// A panic, with the terminal as it was. One while a script is evaluated is caught there, and reported with the cell; the
+/// process goes on, and takes the terminal again.
 fn tell(info: &panic::PanicHookInfo) {
     let thread = std::thread::current();
     let place = info.location().map_or("an unknown place".into(), |l| format!("{}:{}", l.file(), l.line()));
@@ -48,4 +49,8 @@ fn tell(info: &panic::PanicHookInfo) {
          did.",
         env!("CARGO_PKG_VERSION")
     );
+    // Only a panic of the main thread ends the process.
+    if thread.name() != Some("main") {
+        term::tty::reenter();
+    }
 }

@@ -61,7 +61,9 @@ pub fn install(handler: impl Fn(Signal) + Send + 'static) -> std::io::Result<()>
     Ok(())
 }
 
-/// Stops the process as Ctrl-Z does, from a view that gets it as a key. Returns when it goes on.
+/// Stops the whole job as the terminal does at Ctrl-Z, for a view that gets it as a key: a shell script or `make` around this
+/// process would wait for it for ever otherwise. Returns at once; [`install`]'s thread gives the terminal back and stops
+/// this process a moment later.
 pub fn suspend() {
-    let _ = signal_hook::low_level::raise(SIGTSTP);
+    let _ = rustix::process::kill_current_process_group(rustix::process::Signal::TSTP);
 }

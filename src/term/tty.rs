@@ -103,13 +103,23 @@ pub fn save_initial() {
     state().initial = termios::tcgetattr(rustix::stdio::stdin()).ok();
 }
 
-/// Brings back the modes of the start, ends full screen and bracketed paste and shows the cursor. May be called at any
-/// time, from any thread; a terminal that belongs to another job is left alone.
+/// Brings back the modes of the start, ends full screen and bracketed paste and shows the cursor, and gives the terminal
+/// away: nothing is drawn until [`reenter`], or until the next guard. May be called at any time, from any thread; a terminal
+/// that belongs to another job is left alone.
 pub fn restore() {
+    back_to_start(true);
+}
+
+/// The same after a program of ours has left the terminal in modes of its own: the terminal stays ours.
+pub fn mend() {
+    back_to_start(false);
+}
+
+fn back_to_start(given_away: bool) {
     let (modes, full) = {
         let mut state = state();
         let Some(modes) = state.initial.clone().filter(|_| is_foreground()) else { return };
-        state.left = true;
+        state.left |= given_away;
         (modes, state.guards.contains(&Mode::Full))
     };
     let _ = termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &modes);
@@ -122,8 +132,8 @@ pub fn restore() {
     tell(b"\x1b[?2004l\x1b[?25h");
 }
 
-/// Writes to the terminal without a lock and without waiting long: another thread may hold the lock of stdout, and the
-/// terminal may be one that takes nothing (Ctrl-S).
+/// Writes to the terminal without a lock and without waiting long, from any thread: another one may hold the lock of stdout,
+/// and the terminal may be one that takes nothing (Ctrl-S). What it does not take in time is lost.
 fn tell(bytes: &[u8]) {
     let out: BorrowedFd = match () {
         () if is_terminal_err() => rustix::stdio::stderr(),
@@ -205,10 +215,11 @@ impl Guard {
             return None;
         }
         state.guards.push(mode);
+        // Whoever enters a mode has the terminal, whatever was given away before.
+        state.left = false;
         drop(state);
         if mode == Mode::Full {
-            let _ = std::io::stdout().flush();
-            tell(FULL);
+            write(FULL);
         }
         Some(Guard { before, mode })
     }
@@ -225,13 +236,19 @@ impl Drop for Guard {
         };
         if is_foreground() {
             if self.mode == Mode::Full {
-                let _ = std::io::stdout().flush();
-                tell(NOT_FULL);
+                write(NOT_FULL);
             }
             let _ = termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &self.before);
         }
         SIMPLE.store(last, Ordering::SeqCst);
     }
+}
+
+/// Writes on stdout, behind what was written before, however long that takes: a slow line would lose the end of the full
+/// screen otherwise.
+fn write(bytes: &[u8]) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(bytes).and_then(|()| out.flush());
 }
 
 fn changed(modes: &Termios, mode: Mode) -> Termios {
@@ -253,14 +270,15 @@ pub fn is_guarded() -> bool {
     !state().guards.is_empty()
 }
 
-/// Whether [`restore`] has given the terminal away and it was not taken again yet: nothing is to be drawn. A process that
-/// was stopped runs on for a moment before its modes are back.
+/// Whether [`restore`] has given the terminal away and it was not taken again yet, by [`reenter`] or a new guard: nothing is
+/// to be drawn. A process that was stopped runs on for a moment before its modes are back.
 pub fn is_given_away() -> bool {
     state().left
 }
 
-/// Enters the mode of the innermost guard again, after the process was stopped and came back.
-pub(super) fn reenter() {
+/// Enters the mode of the innermost guard again, after [`restore`]: the process was stopped and came back, or what was to
+/// end it did not.
+pub fn reenter() {
     let (mode, left) = {
         let mut state = state();
         if !is_foreground() {

@@ -82,7 +82,7 @@ fn open(repl: &mut Repl, editor: &str, path: &Path) -> bool {
     let opened = pager::edit(editor, path);
     if let Err(why) = &opened {
         // It may have left the terminal in a mode of its own.
-        tty::restore();
+        tty::mend();
         repl.reporter.remark(Role::Error, why);
     }
     opened.is_ok()

@@ -89,6 +89,45 @@ fn the_third_ctrl_c_ends_the_program_at_once() {
     assert!(terminal.echoes(), "the terminal is as it was");
 }
 
+#[test]
+fn ctrl_z_in_a_view_stops_the_whole_job() {
+    let room = Room::new();
+    // The script would wait for the program if it was not stopped itself.
+    let script =
+        "sh -c '\"$SCUMBLE\" --no-init; echo script ends'; echo job stopped; sleep 0.5; fg; echo all ends";
+    let Some(mut terminal) = shell(&room, script) else { return };
+    terminal.prompts();
+    terminal.enters("let c = [1.0, 0.5, 0.2];");
+    terminal.types(":view c\r");
+    terminal.shows("c: 3 steps");
+    terminal.types("\x1a");
+    terminal.shows("\x1b[?1049l");
+    terminal.shows("job stopped");
+    terminal.shows("\x1b[?1049h");
+    terminal.shows("c: 3 steps");
+    terminal.types("q");
+    terminal.prompts();
+    terminal.types(":quit\r");
+    terminal.shows("script ends");
+    terminal.shows("all ends");
+}
+
+#[test]
+fn a_terminal_that_takes_nothing_for_a_while_still_gets_its_screen_back() {
+    let room = Room::new();
+    let Some(mut terminal) = Terminal::start(&room, &["--no-init"]) else { return };
+    terminal.prompts();
+    terminal.enters("let c = [1.0, 0.5, 0.2];");
+    terminal.types(":view c\r");
+    terminal.shows("c: 3 steps");
+    terminal.stalls();
+    terminal.types("q");
+    std::thread::sleep(Duration::from_millis(500));
+    terminal.flows();
+    terminal.shows("\x1b[?1049l");
+    terminal.prompts();
+}
+
 /// The program on a terminal, with a fault at the third step of a run.
 fn faulty(room: &Room, thread: &str) -> Option<Terminal> {
     let mut command = room.command(&["--no-init"]);
@@ -123,4 +162,21 @@ fn a_panic_of_the_evaluation_leaves_the_session_and_the_latent() {
     assert!(terminal.enters("type_of(ans)").contains("Latent"));
     terminal.types(":quit\r");
     assert_eq!(terminal.ends(), 0);
+}
+
+#[test]
+fn after_a_panic_that_was_told_at_once_the_terminal_is_still_ours() {
+    let room = Room::new();
+    let mut command = room.command(&["--no-init"]);
+    command.env("SCUMBLE_GRAPHICS", "none").env("SCUMBLE_FAULT", "evaluation").env("RUST_BACKTRACE", "1");
+    let Some(mut terminal) = Terminal::run(command) else { return };
+    terminal.prompts();
+    terminal.types(":run text2image steps=200\r");
+    terminal.shows("scumble itself failed: SCUMBLE_FAULT=evaluation");
+    terminal.prompts();
+    terminal.enters("let c = [1.0, 0.5, 0.2];");
+    terminal.types(":view c\r");
+    terminal.shows("c: 3 steps");
+    terminal.types("q");
+    terminal.prompts();
 }

@@ -22,6 +22,8 @@ const LONG: Duration = Duration::from_secs(60);
 /// A process that leads a session of its own on a terminal of its own.
 pub struct Terminal {
     keyboard: Option<File>,
+    /// Where the program's end can be opened.
+    path: String,
     pub child: Child,
     screen: Arc<Mutex<Vec<u8>>>,
     /// When the last of it came.
@@ -30,6 +32,8 @@ pub struct Terminal {
     sizes: Vec<(usize, (u16, u16))>,
     /// Whether the terminal goes away.
     gone: Arc<AtomicBool>,
+    /// Whether nothing is read.
+    stalled: Arc<AtomicBool>,
     reader: Option<JoinHandle<()>>,
     /// What a test has looked at already.
     seen: usize,
@@ -42,8 +46,8 @@ fn winsize((rows, columns): (u16, u16)) -> Winsize {
     Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
 }
 
-/// Both ends of a new pseudo-terminal. `None`: the system has none to give.
-fn open() -> Option<(File, File)> {
+/// Both ends of a new pseudo-terminal, and the path of the second. `None`: the system has none to give.
+fn open() -> Option<(File, File, String)> {
     let both = || {
         let mut options = File::options();
         options.read(true).write(true).custom_flags(OFlags::NOCTTY.bits() as i32);
@@ -54,9 +58,10 @@ fn open() -> Option<(File, File)> {
     unsafe { ioctl(&ours, Setter::<{ opcode::write::<i32>(b'T', 0x31) }, i32>::new(0)) }.ok()?;
     // SAFETY: TIOCGPTN writes an unsigned int.
     let number = unsafe { ioctl(&ours, Getter::<{ opcode::read::<u32>(b'T', 0x30) }, u32>::new()) }.ok()?;
-    let theirs = both().open(format!("/dev/pts/{number}")).ok()?;
+    let path = format!("/dev/pts/{number}");
+    let theirs = both().open(&path).ok()?;
     tcsetwinsize(&ours, winsize(SIZE)).ok()?;
-    Some((ours, theirs))
+    Some((ours, theirs, path))
 }
 
 impl Terminal {
@@ -74,7 +79,7 @@ impl Terminal {
 
     /// The same; whether it is the process's controlling terminal is said.
     pub fn with(mut command: Command, controlling: bool) -> Option<Terminal> {
-        let Some((ours, theirs)) = open() else {
+        let Some((ours, theirs, path)) = open() else {
             eprintln!("no pseudo-terminal can be had here: not tested");
             return None;
         };
@@ -103,10 +108,16 @@ impl Terminal {
         let clock = Arc::clone(&arrived);
         let gone = Arc::new(AtomicBool::new(false));
         let leave = Arc::clone(&gone);
+        let stalled = Arc::new(AtomicBool::new(false));
+        let stalls = Arc::clone(&stalled);
         let reader = std::thread::spawn(move || {
             let mut buffer = [0u8; 4096];
             let wait = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
             while !leave.load(Ordering::SeqCst) {
+                if stalls.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(10));
+                    continue;
+                }
                 match poll(&mut [PollFd::new(&reader, PollFlags::IN)], Some(&wait)) {
                     Ok(0) => continue,
                     Ok(_) => {}
@@ -122,7 +133,8 @@ impl Terminal {
             }
         });
         let (keyboard, reader) = (Some(ours), Some(reader));
-        Some(Terminal { keyboard, child, screen, arrived, sizes: vec![(0, SIZE)], gone, reader, seen: 0 })
+        let sizes = vec![(0, SIZE)];
+        Some(Terminal { keyboard, path, child, screen, arrived, sizes, gone, stalled, reader, seen: 0 })
     }
 
     fn keyboard(&self) -> &File {
@@ -166,6 +178,26 @@ impl Terminal {
         self.gone.store(true, Ordering::SeqCst);
         self.reader.take().unwrap().join().unwrap();
         self.keyboard = None;
+    }
+
+    /// Takes nothing from now on, as a line that hangs, and has no room for anything either.
+    #[allow(dead_code, reason = "for some tests")]
+    pub fn stalls(&mut self) {
+        self.stalled.store(true, Ordering::SeqCst);
+        // The reader may be at work.
+        std::thread::sleep(Duration::from_millis(100));
+        let flags = (OFlags::NOCTTY | OFlags::NONBLOCK).bits() as i32;
+        let mut end = File::options().write(true).custom_flags(flags).open(&self.path).unwrap();
+        // What is written is seen by nobody. At last byte by byte.
+        for size in [4096, 64, 1] {
+            while end.write(&vec![0u8; size]).is_ok_and(|n| n > 0) {}
+        }
+    }
+
+    /// Takes everything again.
+    #[allow(dead_code, reason = "for some tests")]
+    pub fn flows(&mut self) {
+        self.stalled.store(false, Ordering::SeqCst);
     }
 
     /// What a person sees: all lines, those that were scrolled away first.
