@@ -14,11 +14,16 @@ use super::errors::{Context, from_eval, from_parse};
 use super::host::{Host, Running, Settings};
 use super::options::{self, Column, Recipe, Val};
 use super::watchdog::Watchdog;
-use super::{bind, catalog, engine, recipes, scan, types};
+use super::{bind, catalog, complete, engine, recipes, scan, types};
 use crate::engine::latent::Latent;
 use crate::engine::observe::{Cancel, Observer};
+use crate::engine::trajectory::Trajectory;
+use crate::engine::weights::embedding::Embedding;
 use crate::engine::weights::model::Model;
 use crate::report::{Exit, Report};
+
+/// Characters of a prompt that are looked at for completion.
+const PROMPT: usize = 2000;
 
 /// What a cell or a recipe gave.
 #[derive(Clone, Debug, Default)]
@@ -73,6 +78,8 @@ pub struct Snapshot {
     pub variables: Vec<(String, String)>,
     /// Functions that cells defined: name and parameters.
     pub functions: Vec<(String, Vec<String>)>,
+    /// Words of the prompts that variables hold, the newest variable's first; some of them, if there are many.
+    pub words: Vec<String>,
 }
 
 /// One person's session. Lives on the thread that made it, which needs a large stack ([`super::thread`]).
@@ -490,7 +497,7 @@ impl Session {
         true
     }
 
-    /// Names and types for completion.
+    /// Names, types and words for completion.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             variables: oldest_first(&self.scope)
@@ -498,6 +505,7 @@ impl Session {
                 .map(|(n, _, v)| (n.to_string(), types::name(v)))
                 .collect(),
             functions: self.functions.clone(),
+            words: complete::words(self.scope.iter_raw().filter_map(|(_, _, value)| prompt(value))),
         }
     }
 
@@ -520,6 +528,14 @@ impl Session {
     pub fn set_operation_limit(&self, limit: u64) {
         self.host.set_operation_limit(limit);
     }
+}
+
+/// The prompt of a value that has one, as far as somebody may want to type words of it.
+fn prompt(value: &Dynamic) -> Option<String> {
+    let text = value.read_lock::<Embedding>().map(|text| text.prompt().to_string());
+    let text =
+        text.or_else(|| value.read_lock::<Trajectory>().map(|t| t.steering().text.prompt().to_string()));
+    text.map(|t| t.chars().take(PROMPT).collect())
 }
 
 /// The entries of a scope; Rhai's own iterator begins with the newest.

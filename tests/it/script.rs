@@ -220,6 +220,18 @@ fn the_memory_budget_ends_scripts_and_refuses_large_batches() {
 }
 
 #[test]
+fn completion_knows_the_words_of_prompts() {
+    thread::run(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut session, _) = session(dir.path());
+        session.eval("let m = load(); let text = m.encode(\"a dog, running\");").unwrap();
+        assert_eq!(session.snapshot().words, ["a", "dog", "running"]);
+        session.eval("let a = m.sample(\"a cat\", #{ steps: 1 });").unwrap();
+        assert_eq!(session.snapshot().words, ["a", "cat", "dog", "running"], "the newest first");
+    });
+}
+
+#[test]
 fn variables_are_listed_and_freed() {
     thread::run(|| {
         let dir = tempfile::tempdir().unwrap();

@@ -1,8 +1,10 @@
 //! Completion and the signature hint, from the text, the cursor and a [`Snapshot`]. Pure: no session, no thread.
 
 mod recipe;
+mod words;
 
 pub use self::recipe::{has_option, is_recipe, option_names, option_values, paths, recipes};
+pub(super) use self::words::words;
 
 use super::catalog::{self, Entry, What};
 use super::scan::{self, Class, KEYWORDS, Piece};
@@ -24,8 +26,16 @@ pub struct Candidate {
 
 impl Candidate {
     fn new(text: &str, detail: impl Into<String>) -> Self {
-        Candidate { replacement: text.into(), display: text.into(), detail: detail.into() }
+        let detail = detail.into();
+        // A remark may come from a recipe that nobody has looked at yet, and stands in one line.
+        let detail = crate::report::plain(&detail).replace(['\n', '\t'], " ");
+        Candidate { replacement: text.into(), display: text.into(), detail }
     }
+}
+
+/// Whether a name from outside can be offered: it is one line, and nothing of it would be obeyed by the terminal.
+fn is_plain(name: &str) -> bool {
+    crate::report::plain(name) == name && !name.contains(['\n', '\t'])
 }
 
 /// Where the completed word begins (bytes), and the candidates, best first.
@@ -67,7 +77,7 @@ pub fn complete(line: &str, position: usize, session: &Snapshot) -> (usize, Vec<
     (start, list)
 }
 
-/// Inside an open string: model names, shipped pictures, paths, by the function whose argument it is.
+/// Inside an open string: model names, shipped pictures, words of prompts, paths, by the function whose argument it is.
 fn in_string(before: &str, piece: &Piece, pieces: &[Piece], session: &Snapshot) -> (usize, Vec<Candidate>) {
     let start = piece.range.start + 1;
     let prefix = &before[start..];
@@ -79,13 +89,9 @@ fn in_string(before: &str, piece: &Piece, pieces: &[Piece], session: &Snapshot) 
             SHIPPED.iter().map(|n| Candidate::new(n, "model")).chain(cached).collect()
         }
         "open" => pictures::names().iter().map(|n| Candidate::new(n, "picture")).collect(),
-        "reweight" | "columns" | "heat" => session
-            .variables
-            .iter()
-            .filter(|(_, ty)| ty.starts_with("Embedding"))
-            .flat_map(|(_, ty)| words_of(ty))
-            .map(|w| Candidate::new(&w, "word"))
-            .collect(),
+        "reweight" | "columns" | "heat" => {
+            session.words.iter().map(|w| Candidate::new(w, "word of a prompt")).collect()
+        }
         _ => Vec::new(),
     };
     list.retain(|c| c.replacement.starts_with(prefix));
@@ -100,12 +106,6 @@ fn takes_path(call: &str, argument: usize) -> bool {
     let entries = catalog::lookup(call).into_iter().filter(|e| e.name == call);
     let names = entries.filter_map(|e| e.params.get(argument + usize::from(e.what == What::Method)));
     call == "load" || names.into_iter().any(|p| matches!(p.name.as_str(), "path" | "file" | "folder" | "dir"))
-}
-
-/// An Embedding's type in a snapshot may carry its words: `Embedding "a dog"`.
-fn words_of(ty: &str) -> Vec<String> {
-    let prompt = ty.split_once('"').map_or("", |(_, rest)| rest.trim_end_matches('"'));
-    prompt.split_whitespace().map(|w| w.trim_matches(|c: char| !c.is_alphanumeric()).to_string()).collect()
 }
 
 /// After a dot: members of the receiver's type if it is known, else of all types.
@@ -311,6 +311,7 @@ mod tests {
                 ("z".into(), "Latent".into()),
             ],
             functions: vec![("mine".into(), vec!["a".into(), "b".into()])],
+            words: vec!["dog".into(), "snow".into()],
         }
     }
 
@@ -349,6 +350,9 @@ mod tests {
         assert!(found("load(\"em").contains(&"emoji".to_string()));
         assert!(found("open(\"dog-f").contains(&"dog-flat.png".to_string()));
         assert!(found("open(\"src/").contains(&"src/script/".to_string()));
+        assert_eq!(found("z.heat(\"d"), ["dog"]);
+        assert_eq!(found("text.columns(\""), ["dog", "snow"]);
+        assert_eq!(found("attention().reweight(text, \"s"), ["snow"]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::Candidate;
+use super::{Candidate, is_plain};
 use crate::engine::weights::pictures;
 use crate::script::options::{Spec, Val};
 use crate::script::{files, recipes as known};
@@ -50,7 +50,8 @@ pub(super) fn command(before: &str, rest: &str) -> (usize, Vec<Candidate>) {
 /// The built-in recipes and the user's own.
 pub fn recipes() -> Vec<Candidate> {
     let built_in = known::names().into_iter().map(|n| Candidate::new(n, "recipe"));
-    built_in.chain(known::own_names().iter().map(|n| Candidate::new(n, "your recipe"))).collect()
+    let own = known::own_names();
+    built_in.chain(own.iter().filter(|n| is_plain(n)).map(|n| Candidate::new(n, "your recipe"))).collect()
 }
 
 /// Whether there is a recipe of that name, or a file that may be one.
@@ -68,13 +69,13 @@ fn specs(recipe: &str) -> Vec<Spec> {
     known::find(recipe).map(|r| r.specs).unwrap_or_default()
 }
 
-/// `key=` of a recipe's options that are not among the words already.
+/// `key=` of a recipe's options that are not among the words already. Names that the terminal would obey are left out.
 pub fn option_names(recipe: &str, words: &[&str]) -> Vec<Candidate> {
     let given = |name: &str| {
         let alone = |pair: &[&str]| pair == [name, "="];
         words.iter().any(|w| w.split_once('=').is_some_and(|(k, _)| k == name)) || words.windows(2).any(alone)
     };
-    let free = specs(recipe).into_iter().filter(|s| !given(&s.name));
+    let free = specs(recipe).into_iter().filter(|s| is_plain(&s.name) && !given(&s.name));
     free.map(|s| Candidate::new(&format!("{}=", s.name), format!("{}  {}", s.takes(), s.doc))).collect()
 }
 
@@ -83,7 +84,9 @@ pub fn option_values(recipe: &str, key: &str, typed: &str) -> Vec<Candidate> {
     let specs = specs(recipe);
     let Some(spec) = specs.iter().find(|s| s.name == key) else { return paths(typed) };
     let mut list: Vec<Candidate> = match &spec.default {
-        _ if !spec.choices.is_empty() => spec.choices.iter().map(|c| Candidate::new(c, "")).collect(),
+        _ if !spec.choices.is_empty() => {
+            spec.choices.iter().filter(|c| is_plain(c)).map(|c| Candidate::new(c, "")).collect()
+        }
         Val::Bool(_) => ["true", "false"].iter().map(|b| Candidate::new(b, "")).collect(),
         Val::Text(t) if files::is_file_like(t) || spec.doc.contains("picture") => {
             pictures::names().iter().map(|n| Candidate::new(n, "ships with scumble")).collect()
@@ -110,8 +113,7 @@ pub fn paths(prefix: &str) -> Vec<Candidate> {
             if !name.starts_with(stem) || (name.starts_with('.') && !stem.starts_with('.')) {
                 return None;
             }
-            // A name that the terminal would obey is not offered.
-            if crate::report::plain(&name) != name || name.contains(['\n', '\t']) {
+            if !is_plain(&name) {
                 return None;
             }
             let slash = if e.path().is_dir() { "/" } else { "" };
@@ -140,6 +142,23 @@ mod tests {
         assert!(!texts(option_names("magicmix", &["layout=x"])).contains(&"layout=".to_string()));
         assert!(!texts(option_names("magicmix", &["layout", "=", "x"])).contains(&"layout=".to_string()));
         assert!(option_names("nothing", &[]).is_empty());
+    }
+
+    #[test]
+    fn what_a_strangers_recipe_says_is_plain() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = "let o = options(args, #{ good: opt(1, \"a \u{1b}]0;doc\u{7}\\n2\"), \"bad\u{1b}[2J\": opt(1, \"x\"), \
+                    pick: opt(\"a\", [\"a\", \"b\u{1b}c\"], \"x\") });";
+        let path = folder.path().join("stranger.rhai");
+        std::fs::write(&path, text).unwrap();
+        let recipe = path.display().to_string();
+        let names = option_names(&recipe, &[]);
+        let good = names.iter().find(|c| c.replacement == "good=").unwrap();
+        assert!(good.detail.ends_with("a \u{fffd}]0;doc\u{fffd} 2"), "{:?}", good.detail);
+        assert!(!names.iter().any(|c| c.replacement.starts_with("bad")), "{names:?}");
+        let shown = |c: &Candidate| format!("{}{}{}", c.replacement, c.display, c.detail);
+        assert!(names.iter().all(|c| !shown(c).contains(char::is_control)), "{names:?}");
+        assert_eq!(texts(option_values(&recipe, "pick", "")), ["a"]);
     }
 
     #[test]
