@@ -6,6 +6,8 @@ use ratatui::layout::Rect;
 use ratatui::style::Color;
 use ratatui::widgets::Widget;
 
+use crate::term::graphics;
+
 /// A picture, as large as fits into its area with its proportions, at the upper left.
 pub struct Pixels<'a> {
     /// The picture.
@@ -55,22 +57,9 @@ impl Widget for Pixels<'_> {
     }
 }
 
-/// A color as the terminal has it: the nearest of the cube of 216, or of the 24 grays, where it has not 24 bits.
+/// A color as the terminal has it: the nearest one, where it has not 24 bits.
 pub fn color(rgb: [u8; 3], truecolor: bool) -> Color {
-    if truecolor {
-        return Color::Rgb(rgb[0], rgb[1], rgb[2]);
-    }
-    const STEPS: [u8; 6] = [0, 95, 135, 175, 215, 255];
-    let far = |a: [u8; 3]| -> u32 { a.iter().zip(&rgb).map(|(a, b)| u32::from(a.abs_diff(*b)).pow(2)).sum() };
-    let step = |v: u8| (0..6usize).min_by_key(|&i| STEPS[i].abs_diff(v)).unwrap_or(0);
-    let cube = rgb.map(step);
-    let in_cube = far(cube.map(|i| STEPS[i]));
-    let mean = rgb.iter().map(|v| u32::from(*v)).sum::<u32>() / 3;
-    let gray = (mean.saturating_sub(3) / 10).min(23) as u8;
-    if far([8 + gray * 10; 3]) < in_cube {
-        return Color::Indexed(232 + gray);
-    }
-    Color::Indexed(16 + 36 * cube[0] as u8 + 6 * cube[1] as u8 + cube[2] as u8)
+    if truecolor { Color::Rgb(rgb[0], rgb[1], rgb[2]) } else { Color::Indexed(graphics::color_number(rgb)) }
 }
 
 /// The color of a share of heat, 0..1: from dark blue by red and yellow to white, brighter all the way.
@@ -127,6 +116,7 @@ mod tests {
     fn without_24_bits_the_nearest_color_is_taken() {
         assert_eq!(color([255, 0, 0], false), Color::Indexed(196));
         assert_eq!(color([128, 128, 128], false), Color::Indexed(244));
+        assert_eq!(color([110, 70, 60], false), Color::Indexed(95), "as pictures in the text have it");
         assert_eq!(color([1, 2, 3], true), Color::Rgb(1, 2, 3));
     }
 

@@ -7,7 +7,9 @@ use std::io::{self, Write};
 
 use crossterm::cursor::{MoveDown, MoveToColumn, MoveUp};
 use crossterm::queue;
-use crossterm::style::{Attribute, Color as Painted, Colors, Print, SetAttribute, SetColors};
+use crossterm::style::{
+    Attribute, Color as Painted, Colors, Print, SetAttribute, SetColors, force_color_output,
+};
 use crossterm::terminal::{BeginSynchronizedUpdate, Clear, ClearType as Cleared, EndSynchronizedUpdate};
 use ratatui::backend::{Backend, ClearType, WindowSize};
 use ratatui::buffer::Cell;
@@ -34,12 +36,18 @@ impl<W: Write> Screen<W> {
     pub fn below(out: W, size: Size, color: bool) -> Self {
         let mut frame = vec![b'\r'];
         frame.extend(std::iter::repeat_n(b'\n', usize::from(size.height)));
-        Screen { out, size, rest: size.height, row: size.height, color, frame }
+        Screen { rest: size.height, row: size.height, ..Screen::new(out, size, color, frame) }
     }
 
     /// The whole screen, empty, with the cursor in its first line.
     pub fn whole(out: W, size: Size, color: bool) -> Self {
-        Screen { out, size, rest: 0, row: 0, color, frame: b"\x1b[H\x1b[2J".to_vec() }
+        Screen::new(out, size, color, b"\x1b[H\x1b[2J".to_vec())
+    }
+
+    fn new(out: W, size: Size, color: bool, frame: Vec<u8>) -> Self {
+        // With NO_COLOR crossterm would leave out all colors, those of pictures too; which are wanted is decided here.
+        force_color_output(true);
+        Screen { out, size, rest: 0, row: 0, color, frame }
     }
 
     /// Erases the rectangle and everything below; the cursor stands at the beginning of its first line.
@@ -236,6 +244,26 @@ mod tests {
         let rows: Vec<String> = terminal.screen().rows(0, 20).collect();
         assert_eq!(rows, ["4", "hello", "", "", ""]);
         assert_eq!(terminal.screen().cursor_position(), (4, 0));
+    }
+
+    #[test]
+    fn without_colors_pictures_keep_theirs() {
+        // As with NO_COLOR.
+        force_color_output(false);
+        let mut out = Vec::new();
+        let size = Size::new(2, 1);
+        let viewport = Viewport::Fixed(Rect::new(0, 0, 2, 1));
+        let screen = Screen::below(&mut out, size, false);
+        let mut terminal = Terminal::with_options(screen, TerminalOptions { viewport }).unwrap();
+        terminal
+            .draw(|f| {
+                let style = ratatui::style::Style::new().fg(Color::Rgb(1, 2, 3)).bg(Color::Indexed(9));
+                f.buffer_mut().set_string(0, 0, "x▀", style);
+            })
+            .unwrap();
+        drop(terminal);
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("x\x1b[38;2;1;2;3;48;5;9m▀"), "{text:?}");
     }
 
     #[test]

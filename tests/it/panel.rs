@@ -50,6 +50,8 @@ fn the_last_frame_stays_and_the_prompt_is_clean() {
     assert!(terminal.echoes() || !terminal.text().contains("\x1b[?25l"), "the cursor is never hidden");
     assert!(!terminal.text().contains("\x1b[6n"), "the terminal is not asked where the cursor is");
     assert!(terminal.text().contains("\x1b[?2026h"), "frames are synchronized");
+    // NO_COLOR is set here: that is for text, a picture is nothing but colors. Only the panel sets both in one escape.
+    assert!(terminal.text().contains(";48;5;"), "the preview has colors");
 }
 
 #[test]

@@ -24,6 +24,11 @@ pub struct Bounds {
     pub rows: u16,
 }
 
+/// The number of the nearest color of a terminal that has 256.
+pub fn color_number(color: [u8; 3]) -> u8 {
+    palette::number(color)
+}
+
 /// Cell size where the terminal does not tell.
 const CELL: (u16, u16) = (8, 16);
 

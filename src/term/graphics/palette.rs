@@ -5,6 +5,7 @@
 //! nearest color misses is handed on to the neighbors (Floyd and Steinberg 1976).
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use image::RgbImage;
 
@@ -61,21 +62,35 @@ fn fitted(picture: &RgbImage, colors: usize) -> Indexed {
     Indexed { palette, pixels }
 }
 
-/// The picture in the 240 fixed colors of terminals that have 256: a cube of six levels and 24 grays. (The first sixteen are
-/// the user's own.)
-pub(super) fn fixed(picture: &RgbImage) -> RgbImage {
+/// Colors of the user's own, which stand before the fixed ones.
+const OWN: u8 = 16;
+
+/// The 240 fixed colors of terminals that have 256: a cube of six levels and 24 grays.
+static FIXED: LazyLock<Vec<[u8; 3]>> = LazyLock::new(|| {
     const LEVELS: [u8; 6] = [0, 95, 135, 175, 215, 255];
     let cube = LEVELS.iter().flat_map(|r| LEVELS.iter().flat_map(move |g| LEVELS.map(|b| [*r, *g, b])));
-    let palette: Vec<[u8; 3]> = cube.chain((0..24).map(|i| [8 + 10 * i; 3])).collect();
-    let weighed = |color: [u8; 3]| {
-        let [l, a, b] = lab(color.map(f32::from));
-        [l, a * HUE, b * HUE]
-    };
-    let centers: Vec<Lab> = palette.iter().map(|c| weighed(*c)).collect();
+    cube.chain((0..24).map(|i| [8 + 10 * i; 3])).collect()
+});
+
+/// Where they lie, as they are told apart.
+static CENTERS: LazyLock<Vec<Lab>> = LazyLock::new(|| FIXED.iter().map(|c| weighed(*c)).collect());
+
+fn weighed(color: [u8; 3]) -> Lab {
+    let [l, a, b] = lab(color.map(f32::from));
+    [l, a * HUE, b * HUE]
+}
+
+/// The number of the nearest color of terminals that have 256, one of the fixed ones.
+pub(super) fn number(color: [u8; 3]) -> u8 {
+    OWN + nearest(weighed(color), &CENTERS) as u8
+}
+
+/// The picture in the fixed colors of terminals that have 256.
+pub(super) fn fixed(picture: &RgbImage) -> RgbImage {
     // Errors are not handed on: half-blocks are large enough to be seen one by one.
     let mut fixed = picture.clone();
     for pixel in fixed.pixels_mut() {
-        pixel.0 = palette.get(nearest(weighed(pixel.0), &centers)).copied().unwrap_or(pixel.0);
+        pixel.0 = FIXED.get(usize::from(number(pixel.0) - OWN)).copied().unwrap_or(pixel.0);
     }
     fixed
 }
@@ -276,6 +291,7 @@ mod tests {
         assert_eq!(one([110, 70, 60]), [135, 95, 95], "brown stays brown");
         assert_eq!(one([250, 3, 2]), [255, 0, 0]);
         assert_eq!(one([100, 101, 100]), [98, 98, 98]);
+        assert_eq!([[0, 0, 0], [255, 0, 0], [110, 70, 60], [238, 238, 238]].map(number), [16, 196, 95, 255]);
     }
 
     #[test]

@@ -67,6 +67,8 @@ pub struct Panel {
     frozen: bool,
     /// Writing failed: no more frames.
     broken: bool,
+    /// The line is too slow for pictures: no more of them in this request.
+    bare: bool,
 }
 
 /// A panel that stands on the screen.
@@ -129,6 +131,7 @@ impl Panel {
             shown: false,
             frozen: false,
             broken: false,
+            bare: false,
         }
     }
 
@@ -163,7 +166,7 @@ impl Panel {
         match event {
             Event::Step { .. } => self.frozen = false,
             Event::Loss { label, step, loss } => self.data.loss(label, *step, *loss),
-            Event::Preview { title, pictures } => {
+            Event::Preview { title, pictures } if !self.bare => {
                 self.data.preview = Some((title.clone(), Arc::clone(pictures)));
             }
             _ => {}
@@ -224,12 +227,13 @@ impl Panel {
     /// A slow line gets fewer frames, a very slow one only text.
     fn pace(&mut self, took: Duration) {
         if took > TOO_SLOW {
+            self.bare = true;
             self.data.preview = None;
             self.looking.set(None);
         }
         if took > SLOW {
             self.period = (self.period * 2).min(SLOWEST);
-            if took <= TOO_SLOW {
+            if !self.bare {
                 self.looking.set(Some(self.period));
             }
         }

@@ -175,4 +175,15 @@ fn a_slow_line_gets_fewer_frames_and_then_no_pictures() {
     assert!(panel.data.preview.is_none());
     std::thread::sleep(Duration::from_millis(2));
     assert!(!looking.due(), "no more pictures are made");
+    // What comes late is not shown, and frames that are small without pictures do not bring them back.
+    panel.event(&Event::Preview { title: "prediction".into(), pictures: pictures(1, 4).1 });
+    // One that has not made any yet: the first is due as soon as they are wanted.
+    let fresh = Looking::default();
+    panel.looking = fresh.clone();
+    panel.pace(Duration::from_millis(150));
+    assert!(panel.data.preview.is_none() && !fresh.due());
+    panel.begin(fresh.clone());
+    panel.look();
+    panel.pace(Duration::from_millis(150));
+    assert!(fresh.due(), "the next request tries again");
 }
