@@ -134,9 +134,14 @@ impl Key {
         self.name.replace('_', "-")
     }
 
+    /// The word that says that nothing is given, where a setting has one.
+    pub fn nothing(&self) -> Option<&'static str> {
+        Some(self.default).filter(|word| matches!(*word, "all" | "none"))
+    }
+
     /// What it takes, for people.
     pub fn expected(&self) -> String {
-        match self.takes {
+        let values = match self.takes {
             Takes::Bool => "true or false".into(),
             Takes::Choice(words) => words.join(", "),
             Takes::Text(what) => what.into(),
@@ -146,7 +151,8 @@ impl Key {
             Takes::Whole(from, to) => format!("a whole number from {from} to {to}"),
             Takes::Path => "a path".into(),
             Takes::Paths => "folders".into(),
-        }
+        };
+        self.nothing().map_or_else(|| values.clone(), |word| format!("{values}, or {word}"))
     }
 
     /// The value in its usual form. Errors: what was expected instead.
@@ -155,6 +161,9 @@ impl Key {
         let wrong = || format!("{} takes {}, not \"{text}\"", self.name, self.expected());
         if text.is_empty() && self.takes != Takes::Paths {
             return Err(wrong());
+        }
+        if self.nothing() == Some(text) {
+            return Ok(text.into());
         }
         match self.takes {
             Takes::Bool => match text.to_lowercase().as_str() {
@@ -211,7 +220,7 @@ mod tests {
 
     #[test]
     fn defaults_are_values() {
-        for key in KEYS.iter().filter(|k| !matches!(k.default, "all" | "none" | "")) {
+        for key in KEYS {
             assert_eq!(key.read(key.default).as_deref(), Ok(key.default), "{}", key.name);
         }
     }

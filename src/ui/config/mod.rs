@@ -3,7 +3,7 @@
 
 pub mod keys;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -75,23 +75,21 @@ impl Config {
         let mut config = Config { file: Some(path.to_path_buf()), ..Config::default() };
         let line = |at: usize| text.get(..at).unwrap_or(text).matches('\n').count() + 1;
         let (table, errors) = DeTable::parse_recoverable(text);
-        let mut noted = 0;
+        let mut broken = BTreeSet::new();
         for error in errors {
             let line = error.span().map_or(1, |s| line(s.start));
             // One line is often wrong in several ways.
-            if line != noted {
+            if broken.insert(line) {
                 config.note(line, &format!("{}; the line is left out", error.message()));
             }
-            noted = line;
         }
-        let broken = noted;
         let mut entries: Vec<_> = table.get_ref().iter().collect();
         entries.sort_by_key(|(name, _)| name.span().start);
         for (name, value) in entries {
             let at = line(name.span().start);
             let read = |key: &'static Key| key.read(&plain(key, value.get_ref())?);
             match (find(name.get_ref()), value.get_ref()) {
-                (_, _) if at == broken => {}
+                (_, _) if broken.contains(&at) => {}
                 (None, DeValue::Table(_)) => {
                     config.note(
                         at,
@@ -103,9 +101,7 @@ impl Config {
                     config.note(at, &text);
                 }
                 (Some(key), _) => match read(key) {
-                    Ok(text) => {
-                        config.given.insert(key.name, Given { text, origin: Origin::File(at) });
-                    }
+                    Ok(text) => config.give(key, text, Origin::File(at)),
                     Err(why) => config.note(at, &why),
                 },
             }
@@ -124,9 +120,7 @@ impl Config {
         for (name, value) in ours {
             if let Some(key) = KEYS.iter().find(|k| k.variable() == name) {
                 match key.read(&value) {
-                    Ok(text) => {
-                        self.given.insert(key.name, Given { text, origin: Origin::Variable });
-                    }
+                    Ok(text) => self.give(key, text, Origin::Variable),
                     Err(why) => self.notes.push(format!("{name}: {why}")),
                 }
             } else if !OTHERS.contains(&name.as_str()) {
@@ -148,8 +142,17 @@ impl Config {
     pub fn set(&mut self, name: &str, text: &str) -> Result<&'static Key, String> {
         let key = find(name).ok_or_else(|| unknown(name))?;
         let text = key.read(text)?;
-        self.given.insert(key.name, Given { text, origin: Origin::Prompt });
+        self.give(key, text, Origin::Prompt);
         Ok(key)
+    }
+
+    /// Takes a value. The word for "nothing" takes away what was given before.
+    fn give(&mut self, key: &'static Key, text: String, origin: Origin) {
+        if key.nothing() == Some(text.as_str()) {
+            self.given.remove(key.name);
+        } else {
+            self.given.insert(key.name, Given { text, origin });
+        }
     }
 
     /// What was given for a setting that is no flag or was not given as one. `None`: nobody said anything.
@@ -253,7 +256,11 @@ fn plain(key: &Key, value: &DeValue) -> Result<String, String> {
     let wrong = || format!("{} takes {}, not a {}", key.name, key.expected(), value.type_str());
     match value {
         DeValue::String(s) => Ok(s.to_string()),
-        DeValue::Integer(i) => Ok(i.as_str().to_string()),
+        // Its digits come without 0x, 0o and 0b. What is too large for a number is none that a setting takes.
+        DeValue::Integer(i) => {
+            let number = i128::from_str_radix(i.as_str(), i.radix());
+            Ok(number.map_or_else(|_| i.to_string(), |n| n.to_string()))
+        }
         DeValue::Float(f) => Ok(f.as_str().to_string()),
         DeValue::Boolean(b) => Ok(b.to_string()),
         DeValue::Array(list) if key.takes == Takes::Paths => {
@@ -292,7 +299,7 @@ mod tests {
             config.notes,
             [
                 "config.toml, line 1: there is no setting modle; did you mean model?",
-                "config.toml, line 2: threads takes a whole number from 1 to 1024, not \"many\"",
+                "config.toml, line 2: threads takes a whole number from 1 to 1024, or all, not \"many\"",
                 "config.toml, line 3: settings stand in no section, so [display] is left out",
             ]
         );
@@ -301,6 +308,35 @@ mod tests {
         assert!(config.notes[0].starts_with("config.toml, line 2: "), "{:?}", config.notes);
         assert_eq!((config.get("threads"), config.get("model"), config.get("keys")), ("3", "emoji", "vi"));
         assert!(read("\u{0}\u{1}garbage [[[").notes[0].contains("line 1"));
+    }
+
+    #[test]
+    fn every_broken_line_is_left_out() {
+        let config = read("out = \"a\" b\nmodel = \nlog = \"l\" x\nkeys = \"vi\"\n");
+        assert_eq!(config.notes.len(), 3, "{:?}", config.notes);
+        assert_eq!(["out", "model", "log", "keys"].map(|k| config.get(k)), ["out", "emoji", "none", "vi"]);
+    }
+
+    #[test]
+    fn numbers_are_what_they_are_in_every_base() {
+        let config = read("threads = 0x10\nhistory = 0b1_01\nmax_time = 0o17\nmax_memory = 1_000\n");
+        let all = ["threads", "history", "max_time", "max_memory"].map(|k| config.get(k));
+        assert_eq!((config.notes.len(), all), (0, ["16", "5", "15", "1000"]), "{:?}", config.notes);
+    }
+
+    #[test]
+    fn the_word_for_nothing_takes_back_what_was_given() {
+        let mut config = read("max_time = \"5s\"\nthreads = 3\nmax_memory = \"all\"\nlog = \"none\"\n");
+        assert_eq!((config.get("max_memory"), config.get("log")), ("all", "none"));
+        let given = |config: &Config, name: &str| config.beside_flags(find(name).unwrap()).map(String::from);
+        assert_eq!((given(&config, "max_memory"), given(&config, "log")), (None, None), "no flag reads it");
+        let variable = [("SCUMBLE_THREADS".to_string(), "all".to_string())];
+        config.variables(variable.into_iter());
+        config.set("max_time", "none").unwrap();
+        assert_eq!((given(&config, "threads"), given(&config, "max_time")), (None, None));
+        assert_eq!(config.notes, Vec::<String>::new());
+        config.set("max_time", "7s").unwrap();
+        assert_eq!(config.get("max_time"), "7s");
     }
 
     #[test]
