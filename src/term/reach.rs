@@ -8,7 +8,6 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::probe::{Caps, Protocol};
-use super::tmux;
 
 /// Largest file that is sent through the terminal, bytes.
 pub const MOST_SENT: u64 = 64 << 20;
@@ -71,11 +70,10 @@ pub fn takes_files(caps: &Caps) -> bool {
     (named || by_environment) && caps.multiplexer.is_none()
 }
 
-/// A file, to be saved in the downloads of the user's own machine: iTerm2's escape.
-pub fn file(caps: &Caps, name: &str, bytes: &[u8]) -> String {
+/// A file, to be saved in the downloads of the user's own machine, for a terminal that [`takes_files`]: iTerm2's escape.
+pub fn file(name: &str, bytes: &[u8]) -> String {
     let (name, data) = (STANDARD.encode(name), STANDARD.encode(bytes));
-    let escape = format!("\x1b]1337;File=name={name};size={};inline=0:{data}\x07", bytes.len());
-    if caps.multiplexer == Some("tmux") { tmux::wrap(&escape) } else { escape }
+    format!("\x1b]1337;File=name={name};size={};inline=0:{data}\x07", bytes.len())
 }
 
 #[cfg(test)]
@@ -108,7 +106,7 @@ mod tests {
     fn a_file_is_a_download() {
         let iterm = caps(true, true, "iTerm2 3.5.0");
         assert!(takes_files(&iterm) && !takes_files(&caps(true, true, "kitty(0.35.2)")));
-        let text = file(&iterm, "a.png", b"xyz");
+        let text = file("a.png", b"xyz");
         let (head, data) = text.strip_prefix("\x1b]1337;File=").unwrap().split_once(':').unwrap();
         assert_eq!(head, "name=YS5wbmc=;size=3;inline=0");
         assert_eq!(STANDARD.decode(data.strip_suffix('\x07').unwrap()).unwrap(), b"xyz");

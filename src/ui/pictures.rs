@@ -60,7 +60,10 @@ pub(super) fn serve(repl: &mut Repl, text: &str) {
             }
         },
     };
-    if repl.server.is_none() || port != 0 {
+    let goes_on = |s: &Server| (port == 0 || port == s.port()) && s.folder() == repl.settings.out;
+    if !repl.server.as_ref().is_some_and(goes_on) {
+        // Another folder for who named no port: ssh may forward the one of before.
+        let port = repl.server.as_ref().map(Server::port).filter(|_| port == 0).unwrap_or(port);
         // The old one first, which may have the port.
         repl.server = None;
         match Server::start(&repl.settings.out, port) {
@@ -77,7 +80,7 @@ pub(super) fn serve(repl: &mut Repl, text: &str) {
          the end of this session.",
         server.forward(),
         server.address(),
-        repl.settings.out.display(),
+        server.folder().display(),
     );
     repl.reporter.out(&lines);
 }
@@ -108,7 +111,7 @@ pub(super) fn get(repl: &mut Repl, name: &str) {
         match std::fs::read(&path) {
             Ok(bytes) => {
                 let name = path.file_name().map(|n| n.to_string_lossy().to_string()).unwrap_or_default();
-                let escape = reach::file(&caps, &name, &bytes);
+                let escape = reach::file(&name, &bytes);
                 let mut out = std::io::stdout().lock();
                 let sent = out.write_all(escape.as_bytes()).and_then(|()| out.flush());
                 drop(out);

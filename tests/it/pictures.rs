@@ -264,6 +264,19 @@ fn results_are_served_to_who_has_the_address() {
     assert!(ask(&format!("{path}a.png")).unwrap().contains("image/png"));
     assert!(ask("nobody/a.png").unwrap().starts_with("HTTP/1.1 404"));
     assert!(terminal.enters(":serve 80").contains("80 is no port"));
+    // Who names the port that it has already gets the same address.
+    let port = host.split_once(':').unwrap().1;
+    let text = terminal.enters(&format!(":serve {port}"));
+    assert!(text.contains(address) && text.contains("pictures in out "), "{text}");
+    // Another folder, behind the port that ssh may forward already.
+    std::fs::create_dir(room.path("elsewhere")).unwrap();
+    small(&room).save(room.path("elsewhere/b.png")).unwrap();
+    terminal.enters(":set out elsewhere");
+    let text = terminal.enters(":serve");
+    assert!(text.contains("pictures in elsewhere "), "{text}");
+    let address = text.split_whitespace().find(|w| w.starts_with(&format!("http://{host}/"))).unwrap();
+    let path = address.strip_prefix(&format!("http://{host}/")).unwrap();
+    assert!(ask(path).unwrap().contains("src=\"./b.png\""));
     assert!(terminal.enters(":serve stop").contains("stopped"));
     until("nobody listens", LONG, || ask(path).is_none());
     assert!(terminal.enters(":serve stop").contains("nothing is served"));

@@ -143,16 +143,16 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 }
 
 fn index(folder: &Path) -> Answer {
-    let page = gallery::page(&gallery::pictures(folder));
+    let (pictures, count) = gallery::pictures(folder);
+    let page = gallery::page(&pictures, count);
     Answer { status: "200 OK", kind: "text/html; charset=utf-8", body: Body::Text(page) }
 }
 
-/// A picture by its name. Only names that the folder's listing has exist: no path is put together from a request.
+/// A picture by its name.
 fn picture(folder: &Path, asked: &str) -> Answer {
     let Some(name) = decoded(asked) else { return refused("400 Bad Request") };
-    let found = gallery::pictures(folder).into_iter().find(|p| p.name == name);
-    let opened = found.and_then(|p| {
-        let file = File::open(&p.path).ok()?;
+    let opened = gallery::find(folder, &name).and_then(|path| {
+        let file = File::open(path).ok()?;
         let data = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
         Some((file, data.len()))
     });

@@ -12,17 +12,23 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::term::reach;
 
 /// Most connections at a time. A browser opens six.
 const CONNECTIONS: usize = 16;
+/// Longest time for the connection that ends a server, which is to this machine.
+const WAKING: Duration = Duration::from_secs(1);
 
-/// A server; it ends when it is dropped.
+/// A server; it ends when it is dropped, and its port is free then.
 pub struct Server {
+    folder: PathBuf,
     port: u16,
     token: String,
     stop: Arc<AtomicBool>,
+    listener: Option<JoinHandle<()>>,
 }
 
 impl Server {
@@ -33,11 +39,21 @@ impl Server {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
         let port = listener.local_addr()?.port();
         let stop = Arc::new(AtomicBool::new(false));
-        let (folder, shared, ended) = (folder.to_path_buf(), token.clone(), Arc::clone(&stop));
-        std::thread::Builder::new()
+        let (shown, shared, ended) = (folder.to_path_buf(), token.clone(), Arc::clone(&stop));
+        let listener = std::thread::Builder::new()
             .name("serve".into())
-            .spawn(move || listen(&listener, &folder, &shared, &ended))?;
-        Ok(Server { port, token, stop })
+            .spawn(move || listen(&listener, &shown, &shared, &ended))?;
+        Ok(Server { folder: folder.to_path_buf(), port, token, stop, listener: Some(listener) })
+    }
+
+    /// The folder whose pictures it shows.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// The page's address, on this machine and, with the line of [`Server::forward`], on the user's.
@@ -54,8 +70,12 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
-        // It waits for a connection: this is the last one.
-        let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
+        // It waits for a connection: this is the last one. The port is free only when the thread has ended; one that could
+        // not be woken is not waited for.
+        let last = TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, self.port).into(), WAKING);
+        if let (Ok(_), Some(listener)) = (last, self.listener.take()) {
+            let _ = listener.join();
+        }
     }
 }
 
@@ -67,7 +87,7 @@ fn listen(listener: &TcpListener, folder: &Path, token: &str, stop: &AtomicBool)
         }
         let Ok(stream) = stream else {
             // No more files can be opened: that passes.
-            std::thread::sleep(std::time::Duration::from_millis(100));
+            std::thread::sleep(Duration::from_millis(100));
             continue;
         };
         let slot = Slot::take(&open);
@@ -140,7 +160,7 @@ fn quoted(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use super::*;
 
@@ -170,11 +190,19 @@ mod tests {
         assert!(Server::start(room.path(), server.port).is_err(), "the port is taken");
         let port = server.port;
         drop(server);
-        let end = Instant::now() + Duration::from_secs(5);
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            assert!(Instant::now() < end, "it has stopped");
-            std::thread::sleep(Duration::from_millis(10));
+        assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err(), "it has stopped");
+    }
+
+    #[test]
+    fn the_port_of_a_server_that_ended_is_free_at_once() {
+        let room = tempfile::tempdir().unwrap();
+        let mut server = Server::start(room.path(), 0).unwrap();
+        for _ in 0..50 {
+            let port = server.port();
+            drop(server);
+            server = Server::start(room.path(), port).unwrap();
         }
+        assert_eq!(server.folder(), room.path());
     }
 
     #[test]
