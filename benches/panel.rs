@@ -52,7 +52,7 @@ fn run(worker: &Worker, code: &str, mut panel: Option<&mut Panel>) -> f64 {
     }
     let begun = Instant::now();
     let mut progress = Progress::default();
-    if !worker.ask(Request::Eval(code.into())) {
+    if worker.ask(Request::Eval(code.into())).is_none() {
         return f64::NAN;
     }
     loop {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::interrupt::Interrupts;
 use super::reporter::{Mode, Reporter};
-use super::worker::{self, Answer, Message, Request, Worker};
+use super::worker::{self, Answer, Message, Number, Request, Worker};
 use crate::report::{Exit, Report};
 use crate::script::Snapshot;
 use crate::term::style::Role;
@@ -12,6 +12,8 @@ use crate::term::tty::Quiet;
 
 /// How long a run that was told to end by SIGTERM or SIGHUP may take to end its step.
 const GRACE: Duration = Duration::from_secs(20);
+/// Longest time to save a latent after that. Both together are shorter than the patience of `interrupt`.
+const RESCUE: Duration = Duration::from_secs(8);
 /// Longest wait between two looks at the signals.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -56,10 +58,9 @@ pub fn run_until(
     // Echo off: what is typed meanwhile waits for the prompt and does not tear the progress line.
     let quiet = (reporter.mode() == Mode::Terminal).then(Quiet::enter).flatten();
     interrupts.begin();
-    let finished = if worker.ask(request) {
-        follow(worker, interrupts, reporter, only_text, until)
-    } else {
-        gone(reporter)
+    let finished = match worker.ask(request) {
+        Some(number) => follow(worker, interrupts, reporter, (number, only_text), until),
+        None => gone(reporter),
     };
     interrupts.end();
     drop(quiet);
@@ -67,12 +68,12 @@ pub fn run_until(
     finished
 }
 
-/// Follows what runs until it ends. `only_text`: it is stopped as soon as nobody reads its output.
+/// Follows the request of that number until it ends. `only_text`: it is stopped as soon as nobody reads its output.
 fn follow(
     worker: &Worker,
     interrupts: &Interrupts,
     reporter: &mut Reporter,
-    only_text: bool,
+    (number, only_text): (Number, bool),
     until: &mut dyn FnMut() -> bool,
 ) -> Finished {
     let mut told = 0;
@@ -85,7 +86,7 @@ fn follow(
                 worker::fault("ui", &event);
                 reporter.event(event);
             }
-            Ok(Some(Message::Answer(answer, snapshot))) => {
+            Ok(Some(Message::Answer(n, answer, snapshot))) if n == number => {
                 let mut times = Vec::new();
                 let result = match answer {
                     Answer::Done(result) => result.map(Some),
@@ -115,6 +116,8 @@ fn follow(
                 let code = interrupts.exit().unwrap_or(code);
                 return Finished { times, ..Finished::new(code, Some(snapshot), fault) };
             }
+            // Of an earlier one, whose end nobody waited for.
+            Ok(Some(Message::Answer(..))) => {}
             Ok(None) => reporter.tick(),
             Err(_) => return gone(reporter),
         }
@@ -140,9 +143,10 @@ fn follow(
     }
 }
 
-/// Saves the last latent before the process ends on a signal, and says where.
+/// Saves the last latent before the process ends on a signal, and says where. What runs may have been given up: it is not
+/// waited for long.
 pub fn rescue(worker: &Worker, reporter: &mut Reporter) {
-    if let Ok((Answer::Rescued(Some(path)), _)) = worker.call(Request::Rescue) {
+    if let Some(path) = worker.rescue(RESCUE) {
         reporter.remark(Role::Warn, &format!("the last latent was saved: {}", path.display()));
     }
 }

@@ -1,8 +1,9 @@
 //! The evaluation thread: owns the session, with the large stack that deep scripts need.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TryRecvError, channel, sync_channel};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,9 @@ pub const NAME: &str = "evaluation";
 /// Messages that may wait for the main thread. A script that prints faster than the terminal can show is slowed down
 /// instead of filling the memory.
 const WAITING: usize = 256;
+
+/// Time between two looks at an answer that comes another way.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// What the terminal asks the session to do.
 #[derive(Clone, Debug)]
@@ -46,9 +50,7 @@ pub enum Request {
     Configure(Box<Settings>),
     /// Forget everything: a new session.
     Reset,
-    /// Save the last latent to a file.
-    Rescue,
-    /// The same for somebody who does not read messages: a signal, a panic.
+    /// Save the last latent to a file, and say where to somebody who may not read messages: a signal, a panic.
     RescueFor(Sender<Option<PathBuf>>),
     /// Save a variable that is an Image to a file of its name.
     Keep(String),
@@ -79,8 +81,6 @@ pub enum Answer {
     Models(Vec<Held>),
     /// Of `Reset` and `Configure`.
     Ready,
-    /// Of `Rescue`: where it was saved, if there was one.
-    Rescued(Option<PathBuf>),
     /// Of `Keep`: where it was saved; `None` if there is no such variable.
     Kept(Result<Option<PathBuf>, Box<Report>>),
     /// Of `View`.
@@ -96,9 +96,12 @@ pub enum Answer {
 pub enum Message {
     /// Something happened while a request runs.
     Event(Event),
-    /// A request ended; the snapshot is for completion.
-    Answer(Answer, Snapshot),
+    /// The request of that number ended; the snapshot is for completion.
+    Answer(Number, Answer, Snapshot),
 }
+
+/// Which request: they are counted, so that an answer that nobody waited for is not taken for that of the next one.
+pub type Number = u64;
 
 /// Names of compute threads begin so. Their panics are caught and reported with the cell that they served.
 pub const COMPUTE: &str = "compute";
@@ -175,7 +178,9 @@ impl Observer for Forward {
 
 /// The main thread's end.
 pub struct Worker {
-    requests: Sender<Request>,
+    requests: Sender<(Number, Request)>,
+    /// The number of the last request.
+    last: Cell<Number>,
     messages: Receiver<Message>,
     cancel: Cancel,
     looking: Looking,
@@ -189,7 +194,7 @@ impl Worker {
     /// Starts the thread; the session is made there at once, while the prompt appears.
     /// Errors: the system has no thread for us.
     pub fn start(settings: Settings, cancel: &Cancel) -> std::io::Result<Worker> {
-        let (requests, inbox) = channel::<Request>();
+        let (requests, inbox) = channel();
         let (outbox, messages) = sync_channel::<Message>(WAITING);
         let token = cancel.clone();
         let looking = Looking::default();
@@ -200,7 +205,7 @@ impl Worker {
             .spawn(move || serve(settings, &token, &inbox, &outbox, &looked))?;
         let rescuer = Rescuer { requests: requests.clone(), cancel: cancel.clone() };
         RESCUER.lock().unwrap_or_else(PoisonError::into_inner).replace(rescuer);
-        Ok(Worker { requests, messages, cancel: cancel.clone(), looking })
+        Ok(Worker { requests, last: Cell::default(), messages, cancel: cancel.clone(), looking })
     }
 
     /// The token that stops what runs.
@@ -213,9 +218,12 @@ impl Worker {
         self.looking.clone()
     }
 
-    /// Sends a request; its messages end with an [`Message::Answer`]. `false` if the thread is gone.
-    pub fn ask(&self, request: Request) -> bool {
-        self.requests.send(request).is_ok()
+    /// Sends a request; its messages end with a [`Message::Answer`] of the number that is returned. Answers of other numbers
+    /// are of earlier requests whose end was not waited for. `None` if the thread is gone.
+    pub fn ask(&self, request: Request) -> Option<Number> {
+        let number = self.last.get() + 1;
+        self.last.set(number);
+        self.requests.send((number, request)).ok().map(|()| number)
     }
 
     /// The next message, `None` if none came in time. Errors: the thread is gone.
@@ -229,14 +237,31 @@ impl Worker {
 
     /// Asks something that runs no script, and waits for the answer.
     pub fn call(&self, request: Request) -> Result<(Answer, Snapshot), Gone> {
-        if !self.ask(request) {
-            return Err(Gone);
-        }
+        let number = self.ask(request).ok_or(Gone)?;
         loop {
             match self.messages.recv() {
-                Ok(Message::Answer(answer, snapshot)) => return Ok((answer, snapshot)),
-                Ok(Message::Event(_)) => {}
+                Ok(Message::Answer(n, answer, snapshot)) if n == number => return Ok((answer, snapshot)),
+                Ok(_) => {}
                 Err(_) => return Err(Gone),
+            }
+        }
+    }
+
+    /// Saves the last latent; where to, if there was one. Waits at most `wait`: what runs may never end. Messages that come
+    /// meanwhile are thrown away, so that a full channel holds nobody up.
+    pub fn rescue(&self, wait: Duration) -> Option<PathBuf> {
+        let (sender, answer) = channel();
+        self.requests.send((0, Request::RescueFor(sender))).ok()?;
+        let end = Instant::now() + wait;
+        loop {
+            match answer.try_recv() {
+                Ok(saved) => return saved,
+                Err(TryRecvError::Disconnected) => return None,
+                Err(TryRecvError::Empty) if Instant::now() > end => return None,
+                Err(TryRecvError::Empty) => {}
+            }
+            if self.next(LOOK).is_err() {
+                return answer.try_recv().ok()?;
             }
         }
     }
@@ -244,7 +269,7 @@ impl Worker {
 
 /// The way to the evaluation thread for those who are not the main thread, or come after that one failed.
 struct Rescuer {
-    requests: Sender<Request>,
+    requests: Sender<(Number, Request)>,
     cancel: Cancel,
 }
 
@@ -257,7 +282,7 @@ pub fn rescue(wait: Duration) -> Option<PathBuf> {
         let rescuer = RESCUER.lock().unwrap_or_else(PoisonError::into_inner);
         let rescuer = rescuer.as_ref()?;
         rescuer.cancel.set();
-        rescuer.requests.send(Request::RescueFor(sender)).ok()?;
+        rescuer.requests.send((0, Request::RescueFor(sender))).ok()?;
     }
     answer.recv_timeout(wait).ok()?
 }
@@ -283,7 +308,7 @@ pub(super) fn fault(thread: &str, event: &Event) {
 fn serve(
     mut settings: Settings,
     cancel: &Cancel,
-    inbox: &Receiver<Request>,
+    inbox: &Receiver<(Number, Request)>,
     outbox: &SyncSender<Message>,
     looking: &Looking,
 ) {
@@ -295,7 +320,7 @@ fn serve(
     let mut session = fresh(&settings);
     // The tables that highlighting and completion read are made here, before the first key needs them.
     let _ = (catalog::all().len(), scan::is_function("load"));
-    while let Ok(request) = inbox.recv() {
+    while let Ok((number, request)) = inbox.recv() {
         let answer = match request {
             Request::Eval(code) => Answer::Done(session.eval(&code)),
             Request::Run(recipe, args) => Answer::Done(session.run(&recipe, &args)),
@@ -314,7 +339,6 @@ fn serve(
                 session = fresh(&settings);
                 Answer::Ready
             }
-            Request::Rescue => Answer::Rescued(session.rescue()),
             Request::RescueFor(other) => {
                 let _ = other.send(session.rescue());
                 continue;
@@ -328,7 +352,69 @@ fn serve(
             Request::SavePicture(picture, name) => Answer::Saved(session.view_save(&picture, &name)),
         };
         // Where nobody reads any more, somebody may still want the latent.
-        let _ = outbox.send(Message::Answer(answer, session.snapshot()));
+        let _ = outbox.send(Message::Answer(number, answer, session.snapshot()));
         memory::trim(IDLE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A worker whose other end answers at once, and evaluates nothing.
+    fn worker(
+        other: impl FnOnce(Receiver<(Number, Request)>, SyncSender<Message>) + Send + 'static,
+    ) -> Worker {
+        let (requests, inbox) = channel();
+        let (outbox, messages) = sync_channel(WAITING);
+        std::thread::spawn(move || other(inbox, outbox));
+        let (cancel, looking) = (Cancel::default(), Looking::default());
+        Worker { requests, last: Cell::default(), messages, cancel, looking }
+    }
+
+    #[test]
+    fn an_answer_that_came_too_late_is_not_taken_for_the_next_one() {
+        let worker = worker(|inbox, outbox| {
+            for (number, request) in inbox {
+                let answer = match request {
+                    Request::Free(_) => Answer::Freed(true),
+                    Request::Source(name) => Answer::Source(Some(name)),
+                    _ => Answer::Ready,
+                };
+                outbox.send(Message::Answer(number, answer, Snapshot::default())).unwrap();
+            }
+        });
+        // Nobody waits for this one.
+        let given_up = worker.ask(Request::Free("x".into())).unwrap();
+        for name in ["a", "b"] {
+            let Ok((Answer::Source(found), _)) = worker.call(Request::Source(name.into())) else {
+                panic!("the answer is that of another request")
+            };
+            assert_eq!(found.as_deref(), Some(name));
+        }
+        assert_ne!(worker.ask(Request::Reset), Some(given_up));
+    }
+
+    #[test]
+    fn who_wants_the_latent_waits_for_nobody_who_is_stuck() {
+        let stuck = worker(|inbox, _outbox| {
+            let _request = inbox.recv();
+            std::thread::sleep(Duration::from_secs(60));
+        });
+        let started = Instant::now();
+        assert_eq!(stuck.rescue(Duration::from_millis(50)), None);
+        assert!(started.elapsed() < Duration::from_secs(30));
+        // One that has more to say than anybody reads.
+        let talks = worker(|inbox, outbox| {
+            let _request = inbox.recv();
+            for i in 0..2 * WAITING {
+                let _ = outbox.send(Message::Event(Event::Print(i.to_string())));
+            }
+            if let Ok((_, Request::RescueFor(other))) = inbox.recv() {
+                other.send(Some(PathBuf::from("saved"))).unwrap();
+            }
+        });
+        talks.ask(Request::Reset).unwrap();
+        assert_eq!(talks.rescue(Duration::from_secs(30)), Some(PathBuf::from("saved")));
     }
 }

@@ -94,8 +94,8 @@ impl Page for CurvesPage {
         put(&format!("step {}", self.at), BOLD, (0, chart.height), area, buffer);
         for (i, curve) in self.curves.iter().enumerate().take(usize::from(legend)) {
             let value = curve.values.get(self.at).map_or("no value".into(), |v| number(*v));
-            let finite = || curve.values.iter().copied().filter(|v| v.is_finite());
-            let least = finite().enumerate().min_by(|a, b| a.1.total_cmp(&b.1));
+            let finite = curve.values.iter().copied().enumerate().filter(|(_, v)| v.is_finite());
+            let least = finite.min_by(|a, b| a.1.total_cmp(&b.1));
             let least = least.map_or(String::new(), |(at, v)| format!("   least {} at step {at}", number(v)));
             let text = format!("━ {}   {value}{least}", curve.name);
             let row = chart.height + 1 + i as u16;

@@ -24,7 +24,7 @@ use super::interrupt::Interrupts;
 use super::panel::Out;
 use super::reporter::{Mode, Reporter};
 use super::screen::Screen;
-use super::worker::{Answer, Message, Request, Worker};
+use super::worker::{Answer, Message, Number, Request, Worker};
 use crate::engine::observe::Event;
 use crate::report::Report;
 use crate::script::view::View;
@@ -139,16 +139,16 @@ pub(super) fn open(
     let mut page = page(*view, truecolor);
     let full = Full::enter()?;
     interrupts.begin();
-    let mut stage =
-        Stage { worker, interrupts, color, waiting: Vec::new(), note: String::new(), saved: Vec::new() };
+    let mut stage = Stage { worker, interrupts, color, waiting: Vec::new(), heard: Heard::default() };
     let ended = stage.play(&mut *page);
     stage.settle();
-    let saved = std::mem::take(&mut stage.saved);
+    let Heard { saved, failed, .. } = std::mem::take(&mut stage.heard);
     interrupts.end();
     drop(full);
     for path in &saved {
         reporter.out(&path.display().to_string());
     }
+    failed.iter().for_each(|report| reporter.report(report));
     let prompt = match ended {
         Ok(prompt) => prompt,
         // The terminal went away: whoever reads next finds out, too.
@@ -178,10 +178,39 @@ struct Stage<'a> {
     worker: &'a Worker,
     interrupts: &'a Interrupts,
     color: bool,
-    /// When each request was sent that has no answer yet.
-    waiting: Vec<Instant>,
+    /// The requests that have no answer yet, and when each was sent.
+    waiting: Vec<(Number, Instant)>,
+    heard: Heard,
+}
+
+/// What came of requests, apart from pictures.
+#[derive(Default)]
+struct Heard {
+    /// The last word, for the line below the page.
     note: String,
     saved: Vec<PathBuf>,
+    /// What could not be saved, and was told only when there was no page any more to say so.
+    failed: Vec<Report>,
+}
+
+impl Heard {
+    /// Takes an answer; `page` is `None` where the view is being left.
+    fn take(&mut self, answer: Answer, took: Duration, page: Option<&mut dyn Page>) {
+        match (answer, page) {
+            (Answer::Decoded(name, level, picture), page) => {
+                let picture = picture.map_err(|report| {
+                    self.note = report.title.clone();
+                    report.title.clone()
+                });
+                if let Some(page) = page {
+                    page.decoded(&name, level, picture, took);
+                }
+            }
+            (Answer::Saved(Err(report)), Some(_)) => self.note = report.title.clone(),
+            (Answer::Saved(Err(report)), None) => self.failed.push(*report),
+            _ => {}
+        }
+    }
 }
 
 impl Stage<'_> {
@@ -208,7 +237,7 @@ impl Stage<'_> {
             }
             if stale && !tty::is_given_away() {
                 stale = false;
-                terminal.draw(|frame| draw(page, &self.note, frame.area(), frame.buffer_mut()))?;
+                terminal.draw(|frame| draw(page, &self.heard.note, frame.area(), frame.buffer_mut()))?;
             }
             let act = match keyboard.next(LOOK) {
                 Input::Nothing => continue,
@@ -223,7 +252,7 @@ impl Stage<'_> {
                 Input::Key(key) => page.key(key),
             };
             stale = true;
-            self.note.clear();
+            self.heard.note.clear();
             match act {
                 Act::Leave => return Ok(None),
                 Act::Prompt(text) => return Ok(Some(text)),
@@ -246,9 +275,7 @@ impl Stage<'_> {
             Act::Save(picture, name) => Request::SavePicture(picture, name),
             _ => return,
         };
-        if self.worker.ask(request) {
-            self.waiting.push(Instant::now());
-        }
+        self.waiting.extend(self.worker.ask(request).map(|number| (number, Instant::now())));
     }
 
     /// Takes what the evaluation thread has to say. `true`: there is something new to see.
@@ -262,30 +289,20 @@ impl Stage<'_> {
     }
 
     fn take(&mut self, message: Message, page: Option<&mut dyn Page>) -> bool {
-        let answer = match message {
+        match message {
             Message::Event(Event::Saved(path)) => {
-                self.note = format!("saved: {}", path.display());
-                self.saved.push(path);
-                return true;
+                self.heard.note = format!("saved: {}", path.display());
+                self.heard.saved.push(path);
+                true
             }
-            Message::Event(_) => return false,
-            Message::Answer(answer, _) => answer,
-        };
-        let took = if self.waiting.is_empty() { Duration::ZERO } else { self.waiting.remove(0).elapsed() };
-        match answer {
-            Answer::Decoded(name, level, picture) => {
-                let picture = picture.map_err(|report| {
-                    self.note = report.title.clone();
-                    report.title.clone()
-                });
-                if let Some(page) = page {
-                    page.decoded(&name, level, picture, took);
-                }
+            Message::Event(_) => false,
+            Message::Answer(number, answer, _) => {
+                let Some(at) = self.waiting.iter().position(|(n, _)| *n == number) else { return false };
+                let (_, asked) = self.waiting.remove(at);
+                self.heard.take(answer, asked.elapsed(), page);
+                true
             }
-            Answer::Saved(Err(report)) => self.note = report.title.clone(),
-            _ => {}
         }
-        true
     }
 
     /// Waits for what was asked: what nobody waits for any more is cancelled.

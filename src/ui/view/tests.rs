@@ -126,8 +126,7 @@ fn a_long_sheet_scrolls() {
     assert!(screen(&mut *page, (80, 24)).contains("92 of 100"));
 }
 
-#[test]
-fn attention_by_words_layers_and_steps() {
+fn attention() -> Box<dyn Page> {
     let map = |l: usize, s: usize| {
         let word = |w: usize| (0..16).map(|i| (i * (w + 1) + l + s) as f32 / 100.0).collect();
         Some(Map { side: (4, 4), words: (0..3).map(word).collect() })
@@ -138,7 +137,12 @@ fn attention_by_words_layers_and_steps() {
     maps[1][4] = None;
     let words = ["a", "dog", "snow"].map(String::from).to_vec();
     let maps = Maps { prompt: "a dog snow".into(), words, layers, steps: 5, maps };
-    let mut page = page(View::Attention(maps), true);
+    page(View::Attention(maps), true)
+}
+
+#[test]
+fn attention_by_words_layers_and_steps() {
+    let mut page = attention();
     insta::assert_snapshot!("attention_words", screen(&mut *page, (80, 24)));
     press(&mut *page, &[Key::Tab, Key::Right, Key::Char('l')]);
     insta::assert_snapshot!("attention_layers", screen(&mut *page, (80, 24)));
@@ -147,26 +151,37 @@ fn attention_by_words_layers_and_steps() {
     assert!(shown.contains("step 4  not kept"), "{shown}");
 }
 
-#[test]
-fn curves_over_steps() {
+fn curves() -> Box<dyn Page> {
     let of = |name: &str, k: f64| Curve {
         name: name.into(),
         values: (1..=200).map(|i| k / f64::from(i)).collect(),
     };
-    let mut page = page(View::Curves(vec![of("found.losses", 1.0), of("other", 3.0)]), true);
+    page(View::Curves(vec![of("found.losses", 1.0), of("other", 3.0)]), true)
+}
+
+#[test]
+fn curves_over_steps() {
+    let mut page = curves();
     press(&mut *page, &[Key::Home, Key::PageDown]);
     insta::assert_snapshot!("curves", screen(&mut *page, (80, 24)));
     press(&mut *page, &[Key::Char('l'), Key::Char('m')]);
     insta::assert_snapshot!("curves_logarithmic", screen(&mut *page, (80, 24)));
     for values in [vec![f64::NAN, f64::INFINITY], vec![0.0, 0.0], vec![-1.0, 1e300]] {
-        let mut page = super::page(View::Curves(vec![Curve { name: "odd".into(), values }]), true);
+        let mut page = page_of_curve(values);
         press(&mut *page, &[Key::Char('l')]);
         screen(&mut *page, (80, 24));
     }
+    // Values that are no numbers are steps, too.
+    let values = vec![f64::NAN, 2.0, f64::INFINITY, 0.5, 3.0];
+    let mut page = page_of_curve(values);
+    assert!(screen(&mut *page, (80, 24)).contains("least 0.5 at step 3"));
 }
 
-#[test]
-fn a_model_from_inside() {
+fn page_of_curve(values: Vec<f64>) -> Box<dyn Page> {
+    page(View::Curves(vec![Curve { name: "odd".into(), values }]), true)
+}
+
+fn model() -> Box<dyn Page> {
     let site = |i: usize| SiteRow {
         path: format!("down_blocks.{i}.attentions.0.transformer_blocks.0.attn2"),
         kind: "cross-attention",
@@ -187,7 +202,12 @@ fn a_model_from_inside() {
         sites: (0..40).map(site).collect(),
         weights: (0..3).map(weight).collect(),
     };
-    let mut page = page(View::Model(inside), true);
+    page(View::Model(inside), true)
+}
+
+#[test]
+fn a_model_from_inside() {
+    let mut page = model();
     press(&mut *page, &[Key::Down, Key::Down]);
     insta::assert_snapshot!("model_sites", screen(&mut *page, (80, 24)));
     press(&mut *page, &[Key::Tab, Key::Char('/')]);
@@ -199,8 +219,18 @@ fn a_model_from_inside() {
 }
 
 #[test]
+fn a_save_that_fails_is_told_by_the_page_or_after_it() {
+    let failed = || Answer::Saved(Err(Box::new(Report::new("file", "the disk is full"))));
+    let (mut heard, mut page) = (Heard::default(), sheet(1));
+    heard.take(failed(), Duration::ZERO, Some(&mut *page));
+    assert_eq!((heard.note.as_str(), heard.failed.len()), ("the disk is full", 0));
+    heard.take(failed(), Duration::ZERO, None);
+    assert_eq!(heard.failed[0].title, "the disk is full");
+}
+
+#[test]
 fn no_window_makes_a_page_fail() {
-    for mut page in [one(), two(), sheet(1), sheet(9)] {
+    for mut page in [one(), two(), sheet(1), sheet(9), attention(), curves(), model()] {
         for columns in (0..140).step_by(3) {
             for rows in 0..40 {
                 let area = Rect::new(0, 0, columns, rows);
