@@ -19,6 +19,8 @@ pub(super) struct Answer {
     pub registers: Option<u16>,
     /// The keys that were typed.
     pub typed: String,
+    /// The beginning of an answer whose end has not come yet.
+    pub rest: String,
 }
 
 /// Tells answers from typed keys. Keys that edit the line are obeyed, arrows and the like have nowhere to go.
@@ -27,6 +29,10 @@ pub(super) fn parse(bytes: &[u8]) -> Answer {
     let mut answer = Answer::default();
     let mut rest = &*text;
     while let Some(first) = rest.chars().next() {
+        // What may become an answer. Alone it is Esc, which edits nothing.
+        if matches!(rest, "\x1b" | "\x1b_" | "\x1bO") {
+            break;
+        }
         if let Some(body) = rest.strip_prefix("\x1b_G") {
             let Some(end) = body.find("\x1b\\") else { break };
             answer.kitty |= body[..end].contains("i=31") && body[..end].ends_with(";OK");
@@ -46,6 +52,7 @@ pub(super) fn parse(bytes: &[u8]) -> Answer {
             rest = &rest[first.len_utf8()..];
         }
     }
+    answer.rest = rest.to_string();
     answer
 }
 
@@ -55,6 +62,21 @@ fn numbers(text: &str) -> Vec<u16> {
 }
 
 impl Answer {
+    /// This, and what came later.
+    pub(super) fn and(self, later: Answer) -> Answer {
+        Answer {
+            kitty: self.kitty || later.kitty,
+            sixel: self.sixel || later.sixel,
+            ended: self.ended || later.ended,
+            brand: later.brand.or(self.brand),
+            truecolor: self.truecolor || later.truecolor,
+            cell: later.cell.or(self.cell),
+            registers: later.registers.or(self.registers),
+            typed: self.typed + later.typed.as_str(),
+            rest: later.rest,
+        }
+    }
+
     /// A device control string: the name, the color that was asked for, or a capability.
     fn string(&mut self, body: &str) {
         if let Some(name) = body.strip_prefix(">|") {
@@ -119,10 +141,23 @@ mod tests {
         assert_eq!(parse(b"\x1b[?1;2c"), answer(false, true, ""));
         assert_eq!(parse(b"let\x1b_Gi=31;OK\x1b\\ x\x1b[?62;c = 1\r"), answer(true, true, "let x = 1\n"));
         assert_eq!(parse(b"\x1b_Gi=31;ENOTSUPPORTED\x1b\\\x1b[?6c"), answer(false, true, ""));
-        assert_eq!(parse(b"\x1b_Gi=31;O"), answer(false, false, ""));
+        assert_eq!(parse(b"\x1b_Gi=31;O"), Answer { rest: "\x1b_Gi=31;O".into(), ..Answer::default() });
         assert_eq!(parse(b"\x1b[A\x1bOA\x1b[?6c"), answer(false, true, ""));
         assert_eq!(parse(b""), answer(false, false, ""));
         assert_eq!(parse("ä\u{fffd}".as_bytes()).typed, "ä\u{fffd}");
+    }
+
+    #[test]
+    fn an_answer_in_two_pieces_is_one() {
+        let bytes = b"le\x1bP>|kitty(0.35.2)\x1b\\\x1b_Gi=31;OK\x1b\\\x1b[6;20;10tt\x1b[?62;4c x";
+        let whole = parse(bytes);
+        assert!(whole.ended && whole.kitty && whole.sixel && whole.typed == "let x", "{whole:?}");
+        for cut in 0..bytes.len() {
+            let first = parse(&bytes[..cut]);
+            let mut second = first.rest.clone().into_bytes();
+            second.extend_from_slice(&bytes[cut..]);
+            assert_eq!(first.and(parse(&second)), whole, "cut at {cut}");
+        }
     }
 
     #[test]

@@ -92,6 +92,16 @@ pub struct Caps {
     pub typed_ahead: String,
     /// Whether an answer is still to come.
     pub late: bool,
+    /// What the terminal has said so far, if it was asked.
+    pub(super) said: Option<Box<Said>>,
+}
+
+/// What the terminal has said, and who stands between it and us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Said {
+    answer: Answer,
+    inside: Option<&'static str>,
+    tmux: Option<Tmux>,
 }
 
 /// What to do with keys that were typed while the terminal is asked: they arrive among the answers.
@@ -166,23 +176,24 @@ impl Caps {
             cell: cell(),
             typed_ahead: String::new(),
             late: false,
+            said: None,
         }
     }
 
-    /// Takes what the terminal said, or tmux in its place.
-    fn answered(answer: Answer, tmux: Option<&Tmux>) -> Self {
-        let inside = multiplexer();
-        let name = tmux.map(|t| t.client.clone()).filter(|c| !c.is_empty());
+    /// Takes what the terminal said, or tmux in its place. `inside` is tmux or screen, if we are inside one.
+    fn answered(answer: Answer, inside: Option<&'static str>, tmux: Option<Tmux>) -> Self {
+        let name = tmux.as_ref().map(|t| t.client.clone()).filter(|c| !c.is_empty());
         let name = name.or(answer.brand.clone());
         let brand = name.as_deref().and_then(brands::find);
         let mut caps = match inside {
-            Some(inside) => Caps::inside(inside, &answer, tmux, brand),
+            Some(inside) => Caps::inside(inside, &answer, tmux.as_ref(), brand),
             None => Caps::outside(&answer, brand, name.as_deref()),
         };
         caps.placeholders &= brand.is_some_and(|b| b.has_placeholders(name.as_deref().unwrap_or_default()));
         caps.registers = answer.registers.unwrap_or(caps.registers).clamp(2, 256);
         caps.cell = caps.cell.or(answer.cell);
-        Caps { brand: name, typed_ahead: answer.typed, late: !answer.ended, ..caps }
+        let (typed_ahead, late) = (answer.typed.clone(), !answer.ended);
+        Caps { brand: name, typed_ahead, late, said: Some(Box::new(Said { answer, inside, tmux })), ..caps }
     }
 
     /// The terminal itself speaks.
@@ -250,11 +261,20 @@ impl Caps {
         if !self.late || !tty::is_foreground() || !has_raw_input() {
             return;
         }
-        let Some(answer) = listen(Duration::from_millis(20), None) else { return };
-        let typed = std::mem::take(&mut self.typed_ahead) + answer.typed.as_str();
-        if answer.ended || answer.kitty || answer.brand.is_some() {
-            *self = Caps::answered(answer, None);
+        let begun = self.said.as_ref().map_or("", |said| said.answer.rest.as_str());
+        if let Some(answer) = listen(Duration::from_millis(20), None, begun) {
+            self.learn(answer);
         }
+    }
+
+    /// Takes a later piece of the answer: what was said before still counts.
+    fn learn(&mut self, later: Answer) {
+        let typed = std::mem::take(&mut self.typed_ahead) + later.typed.as_str();
+        if let Some(said) = self.said.take() {
+            let Said { answer, inside, tmux } = *said;
+            *self = Caps::answered(answer.and(later), inside, tmux);
+        }
+        // The keys of earlier pieces were handed over.
         self.typed_ahead = typed;
     }
 }
@@ -286,7 +306,7 @@ fn from_environment() -> Option<(Protocol, String)> {
 /// The protocol that a setting asks for, and how errors and reports call that setting.
 static CHOICE: Mutex<Option<(String, String)>> = Mutex::new(None);
 
-/// Decides by hand: `kitty`, `iterm`, `blocks` or `none`; anything else asks the terminal. `label` says who decided.
+/// Decides by hand: `kitty`, `iterm`, `sixel`, `blocks` or `none`; anything else asks the terminal. `label` says who decided.
 pub fn choose(name: &str, label: &str) {
     *CHOICE.lock().unwrap_or_else(PoisonError::into_inner) = Some((name.into(), label.into()));
 }
@@ -351,20 +371,19 @@ pub fn probe(typing: Typing) -> Caps {
     };
     let kitty = if inside.is_none() { QUESTION_KITTY } else { "" };
     let question = format!("{QUESTION}{kitty}{QUESTION_LAST}");
-    let Some(mut answer) = listen(wait, Some(question.as_bytes())) else {
+    let Some(mut answer) = listen(wait, Some(question.as_bytes()), "") else {
         return Caps::new(Protocol::Blocks, "/dev/tty cannot be opened, so the terminal was not asked");
     };
     if answer.ended
         && answer.sixel
         && inside.is_none()
-        && Caps::answered(answer.clone(), None).protocol == Protocol::Sixel
-        && let Some(more) = listen(wait, Some(QUESTION_SIXEL.as_bytes()))
+        && Caps::answered(answer.clone(), inside, None).protocol == Protocol::Sixel
+        && let Some(more) = listen(wait, Some(QUESTION_SIXEL.as_bytes()), &answer.rest)
     {
-        answer.registers = more.registers;
-        answer.ended &= more.ended;
-        answer.typed.push_str(&more.typed);
+        let ended = more.ended;
+        answer = Answer { ended, ..answer.and(more) };
     }
-    Caps::answered(answer, tmux.as_ref())
+    Caps::answered(answer, inside, tmux)
 }
 
 /// Runs `f` while keys arrive one by one and are not echoed.
@@ -384,11 +403,12 @@ fn has_raw_input() -> bool {
     raw(|_| tty::has_input()).unwrap_or(false)
 }
 
-/// Sends a question, if there is one, and reads until the answers are complete or the time is over.
-fn listen(wait: Duration, question: Option<&[u8]>) -> Option<Answer> {
+/// Sends a question, if there is one, and reads until the answers are complete or the time is over. `begun` is the beginning
+/// of an answer that came before.
+fn listen(wait: Duration, question: Option<&[u8]>, begun: &str) -> Option<Answer> {
     raw(|terminal| {
         let sent = question.map_or(Ok(()), |q| terminal.write_all(q).and_then(|()| terminal.flush()));
-        let mut bytes = Vec::new();
+        let mut bytes = begun.as_bytes().to_vec();
         let end = Instant::now() + wait;
         let mut buffer = [0u8; 256];
         while sent.is_ok() && !parse(&bytes).ended {
@@ -458,6 +478,25 @@ mod tests {
         assert!(inside(Some(plain), false).truecolor);
         let unknown = Tmux { client: "st 0.9".into(), ..Tmux::default() };
         assert!(!inside(Some(unknown), false).truecolor, "the colors are turned into 256 here, not by tmux");
+    }
+
+    #[test]
+    fn what_was_said_before_a_late_answer_still_counts() {
+        let first = Answer { ended: false, brand: Some("kitty(0.35.2)".into()), ..answer(true, false, None) };
+        let last = Answer { typed: " = 1".into(), ..answer(false, false, None) };
+        let mut caps = Caps::answered(Answer { typed: "let x".into(), ..first.clone() }, None, None);
+        assert!(caps.late && caps.typed_ahead == "let x");
+        caps.typed_ahead.clear();
+        caps.learn(last.clone());
+        assert_eq!((caps.protocol, caps.late), (Protocol::Kitty, false), "{}", caps.reason);
+        assert_eq!((caps.brand.as_deref(), &*caps.typed_ahead), (Some("kitty(0.35.2)"), " = 1"));
+        // Inside tmux it is tmux that answers, and passes pictures on.
+        let tmux = Tmux { client: "kitty(0.35.2)".into(), features: vec!["RGB".into()], passthrough: true };
+        let nothing = Answer { ended: false, ..answer(false, false, None) };
+        let mut caps = Caps::answered(nothing, Some("tmux"), Some(tmux));
+        assert_eq!((caps.protocol, caps.placeholders), (Protocol::Kitty, true));
+        caps.learn(last);
+        assert_eq!((caps.protocol, caps.placeholders, caps.late), (Protocol::Kitty, true, false));
     }
 
     #[test]
