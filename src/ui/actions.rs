@@ -69,6 +69,7 @@ pub(super) fn act(repl: &mut Repl, action: Action) -> Option<u8> {
                 repl.update(snapshot);
                 repl.own_cells = 0;
                 repl.numbered.clear();
+                repl.lines.iter_mut().for_each(|(number, _)| *number = None);
                 repl.count = 0;
                 repl.reporter.remark(Role::Dim, "all variables, functions and models are gone");
             }
@@ -313,7 +314,7 @@ fn settle(repl: &mut Repl, name: &str) {
     }
 }
 
-/// `median 18.2 ms, least 17.9 ms, most 25.1 ms (20 times)`.
+/// `median 18.2 ms, min 17.9 ms, max 25.1 ms  (20 times, after one to warm up)`.
 pub(super) fn timings(times: &[Duration]) -> String {
     let mut sorted = times.to_vec();
     sorted.sort_unstable();

@@ -175,6 +175,8 @@ fn locked(file: &File) -> bool {
 
 /// Keeps the last entries only, if no other session holds the file.
 fn shorten(path: &Path, keep: usize) -> std::io::Result<()> {
+    // A link stays one: the file that it means is replaced, where that lies.
+    let path = &path.canonicalize()?;
     let file = OpenOptions::new().read(true).append(true).open(path)?;
     if file.try_lock().is_err() {
         return Ok(());
@@ -275,6 +277,18 @@ mod tests {
         std::fs::write(&path, format!("#V2\n{}", lines(13))).unwrap();
         assert_eq!(kept(&path, 10)[0], "3");
         assert_eq!(read(&path).unwrap().len(), 10);
+    }
+
+    #[test]
+    fn a_link_to_the_file_stays_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, real) = (dir.path().join("history.txt"), dir.path().join("elsewhere/kept.txt"));
+        std::fs::create_dir(dir.path().join("elsewhere")).unwrap();
+        std::fs::write(&real, "#V2\n1\n2\n3\n4\n").unwrap();
+        std::os::unix::fs::symlink("elsewhere/kept.txt", &path).unwrap();
+        assert_eq!(kept(&path, 2), ["3", "4"]);
+        assert!(path.symlink_metadata().unwrap().is_symlink());
+        assert_eq!(std::fs::read_to_string(&real).unwrap(), "#V2\n3\n4\n");
     }
 
     #[test]

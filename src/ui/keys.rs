@@ -94,8 +94,9 @@ enum Walk {
     Not,
     /// Entry by entry.
     All,
-    /// Through the entries that begin with a text, so many of them back.
-    Beginning(String, usize),
+    /// Through the entries that begin with a text, so many of them back. What came of the last key, whether it was Up, is
+    /// seen at the next one: a search that finds nothing leaves the line as it was before.
+    Beginning { back: usize, up: bool, before: String },
 }
 
 impl Walk {
@@ -104,25 +105,24 @@ impl Walk {
         let typed = line.get(..pos).unwrap_or_default();
         match self {
             Walk::Not if up && !typed.is_empty() && pos == line.len() && !typed.contains('\n') => {
-                *self = Walk::Beginning(typed.to_string(), 1);
+                *self = Walk::Beginning { back: 0, up, before: line.to_string() };
                 Some(Cmd::HistorySearchBackward)
             }
             Walk::Not | Walk::All => {
                 *self = Walk::All;
                 None
             }
-            Walk::Beginning(_, back) if up => {
-                *back += 1;
-                Some(Cmd::HistorySearchBackward)
-            }
-            Walk::Beginning(_, 1) => {
-                *self = Walk::Not;
-                // A search leaves the cursor behind what it looked for.
-                Some(Cmd::Kill(Movement::EndOfBuffer))
-            }
-            Walk::Beginning(_, back) => {
-                *back -= 1;
-                Some(Cmd::HistorySearchForward)
+            Walk::Beginning { back, up: last, before } => {
+                if line != before.as_str() {
+                    *back = if *last { *back + 1 } else { back.saturating_sub(1) };
+                }
+                if !up && *back <= 1 {
+                    *self = Walk::Not;
+                    // A search leaves the cursor behind what it looked for.
+                    return Some(Cmd::Kill(Movement::EndOfBuffer));
+                }
+                (*last, *before) = (up, line.to_string());
+                Some(if up { Cmd::HistorySearchBackward } else { Cmd::HistorySearchForward })
             }
         }
     }
@@ -135,13 +135,30 @@ mod tests {
     #[test]
     fn up_after_a_text_walks_through_what_begins_with_it() {
         let mut walk = Walk::default();
-        let found = "let x = 1";
+        let (new, old) = ("let y = 2", "let x = 1");
+        let back = || Some(Cmd::Kill(Movement::EndOfBuffer));
         assert_eq!(walk.step(true, "let", 3), Some(Cmd::HistorySearchBackward));
-        assert_eq!(walk.step(true, found, 3), Some(Cmd::HistorySearchBackward));
-        assert_eq!(walk.step(false, found, 3), Some(Cmd::HistorySearchForward));
-        let back = Cmd::Kill(Movement::EndOfBuffer);
-        assert_eq!(walk.step(false, found, 3), Some(back), "at last what was typed");
+        assert_eq!(walk.step(true, new, 3), Some(Cmd::HistorySearchBackward));
+        assert_eq!(walk.step(false, old, 3), Some(Cmd::HistorySearchForward));
+        assert_eq!(walk.step(false, new, 3), back(), "at last what was typed");
         assert_eq!(walk, Walk::Not);
+    }
+
+    #[test]
+    fn up_that_finds_nothing_more_is_not_counted() {
+        let (new, old) = ("let y = 2", "let x = 1");
+        let back = || Some(Cmd::Kill(Movement::EndOfBuffer));
+        let mut walk = Walk::default();
+        walk.step(true, "let", 3);
+        walk.step(true, new, 3);
+        // There is nothing older.
+        (0..5).for_each(|_| assert_eq!(walk.step(true, old, 3), Some(Cmd::HistorySearchBackward)));
+        assert_eq!(walk.step(false, old, 3), Some(Cmd::HistorySearchForward));
+        assert_eq!(walk.step(false, new, 3), back(), "two entries back, two forward");
+        // Nor anything at all.
+        walk.step(true, "none", 4);
+        walk.step(true, "none", 4);
+        assert_eq!((walk.step(false, "none", 4), walk), (back(), Walk::Not));
     }
 
     #[test]

@@ -121,7 +121,7 @@ pub const COMMANDS: &[Command] = &[
     command("mem", "", "memory: held, most so far, allowed, free", |_| Action::Memory),
     command("out", "[text]", "results, the newest first", |t| Action::Results(t.to_string())),
     command("time", "code", "evaluate and say how long it took", time),
-    command("bench", "n code", "evaluate n times: median, least, most", bench),
+    command("bench", "n code", "evaluate n times: median, min, max", bench),
     command("log", "[file|off]", "keep cells, values and errors in a file", |t| Action::Log(t.to_string())),
     command("set", "[name [value]]", "settings, and where they come from; change one", |t| {
         Action::Set(t.to_string())

@@ -18,6 +18,7 @@ use super::serve::Server;
 use super::worker::{Request, Worker};
 use super::{actions, config::Config, folders, init, keys, progress, usage, view};
 use crate::engine::device;
+use crate::report::{self, Exit};
 use crate::script::{Settings, Snapshot};
 use crate::term::probe::Typing;
 use crate::term::style::Role;
@@ -45,6 +46,8 @@ pub struct Repl<'a> {
     pub(super) numbered: Vec<(usize, String)>,
     /// The number of the last cell, as the session counts them.
     pub(super) count: usize,
+    /// The exit code of what ran last, 130 if Ctrl-C came, however it ended; `None`: nothing ran since it was asked last.
+    ended: Option<u8>,
     marks: bool,
     /// Cells of init files: `:save` leaves them out.
     pub(super) own_cells: usize,
@@ -95,6 +98,7 @@ impl<'a> Repl<'a> {
             lines: Vec::new(),
             numbered: Vec::new(),
             count: 0,
+            ended: None,
             marks: false,
             own_cells: 0,
             typed_ahead,
@@ -156,19 +160,26 @@ impl<'a> Repl<'a> {
             }
             let cells = input::cells(&line);
             let several = cells.len() > 1;
-            for cell in cells {
+            for (i, cell) in cells.iter().enumerate() {
                 if several {
-                    self.echo(&cell);
+                    self.echo(cell);
                 }
-                self.remember(if several { &cell } else { &line }, &cell);
+                self.remember(if several { cell } else { &line }, cell);
                 self.tell(marks::OUTPUT);
-                let quit = self.take(&cell);
+                self.ended = None;
+                let quit = self.take(cell);
                 if let Some(code) = self.interrupts.exit() {
                     run::rescue(self.worker, self.reporter);
                     return code;
                 }
                 if let Some(code) = quit {
                     return code;
+                }
+                // The cells of a pasted session build on each other.
+                let left = cells.len() - i - 1;
+                if let (Some(code @ 1..), 1..) = (self.ended, left) {
+                    self.reporter.remark(Role::Warn, &unfinished(code, left));
+                    break;
                 }
             }
         }
@@ -276,9 +287,10 @@ impl<'a> Repl<'a> {
         self.lines.iter().rev().map(|(_, line)| input::cells(line).concat()).find(|l| !again(l))
     }
 
-    /// Text that may be taller than the screen.
+    /// Text that may be taller than the screen. Some of it comes from files that nobody has looked at yet: what the terminal
+    /// would obey becomes visible.
     pub(super) fn page(&mut self, text: &str) {
-        self.reporter.page(text, self.config.get("pager"));
+        self.reporter.page(&report::plain(text), self.config.get("pager"));
     }
 
     /// Runs a request that evaluates something.
@@ -300,6 +312,8 @@ impl<'a> Repl<'a> {
         if let Some(snapshot) = finished.snapshot.take() {
             self.update(snapshot);
         }
+        // Ctrl-C may come when the cell has just ended by itself.
+        self.ended = Some(if self.interrupts.count() > 0 { Exit::Interrupted.code() } else { finished.code });
         self.reporter.last_word(0);
         self.tell(marks::end(finished.code != 0));
         self.notify(started.elapsed());
@@ -342,4 +356,12 @@ impl<'a> Repl<'a> {
             helper.update(snapshot);
         }
     }
+}
+
+/// What is said of the cells of a pasted session behind one that did not come to its end.
+fn unfinished(code: u8, left: usize) -> String {
+    let why = if code == Exit::Interrupted.code() { "was stopped" } else { "failed" };
+    let cells =
+        if left == 1 { "the cell behind it was".into() } else { format!("the {left} cells behind it were") };
+    format!("the pasted session ends here: this cell {why}, {cells} not run")
 }

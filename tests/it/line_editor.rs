@@ -1,6 +1,8 @@
 //! The line editor on a terminal: what keys do, what stands on the screen.
 
-use crate::program::Room;
+use std::time::Duration;
+
+use crate::program::{Room, until};
 use crate::terminal::Terminal;
 
 const UP: &str = "\x1b[A";
@@ -116,6 +118,27 @@ fn a_pasted_piece_of_a_session_runs_without_its_prompts_and_outputs() {
     terminal.types("\x1b[200~let q = 2;\nq * 4\n\x1b[201~\r");
     terminal.shows("\r\n8\r\n");
     assert!(!terminal.text().contains("error"), "{}", terminal.text());
+}
+
+#[test]
+fn a_pasted_session_ends_at_a_cell_that_fails_or_is_stopped() {
+    let room = Room::new();
+    let Some(mut terminal) = prompt(&room, &["--no-init"]) else { return };
+    let paste = |terminal: &mut Terminal, first: &str| {
+        let piece = format!("scumble> {first}\nscumble> \"ran \" + \"on\"\nscumble> 1");
+        terminal.types(&format!("\x1b[200~{piece}\x1b[201~\r"));
+    };
+    paste(&mut terminal, "nope()");
+    terminal.shows("this cell failed, the 2 cells behind it were not run");
+    terminal.prompts();
+    paste(&mut terminal, "loop { let x = 1; }");
+    until("the cell runs", Duration::from_secs(60), || !terminal.echoes());
+    std::thread::sleep(Duration::from_millis(200));
+    terminal.types("\x03");
+    terminal.shows("this cell was stopped, the 2 cells behind it were not run");
+    terminal.prompts();
+    assert!(terminal.enters("6 * 7").contains("42\r\n"));
+    assert!(!terminal.text().contains("ran on"), "{}", terminal.text());
 }
 
 #[test]

@@ -98,6 +98,13 @@ fn an_editor_that_fails_changes_nothing() {
     assert!(terminal.enters("ans").contains("42\r\n"));
     terminal.enters(":set editor no-such-editor-here");
     assert!(terminal.enters(":edit").contains("no-such-editor-here"));
+    // The terminal is still ours: views are drawn.
+    terminal.enters("let c = [1.0, 0.5, 0.2];");
+    terminal.types(":view c\r");
+    terminal.shows("c: 3 steps");
+    terminal.types("q");
+    terminal.shows("\x1b[?1049l");
+    terminal.prompts();
     terminal.types(":quit\r");
     assert_eq!(terminal.ends(), 0);
     assert!(terminal.echoes(), "the terminal is as it was");
@@ -121,10 +128,39 @@ fn settings_are_listed_with_their_origin_and_changed() {
     terminal.enters(":set max_time 300ms");
     assert!(terminal.enters(":set max-time").contains("max_time = 300ms  (:set)"));
     assert!(terminal.enters("loop { }").contains("--max-time"));
+    assert!(terminal.enters(":set max_time none").contains("max_time is now none"));
+    assert!(terminal.enters(":set max_time").contains("max_time = none  (default)"));
+    assert!(terminal.enters(":set max_memory all").contains("max_memory is now all"));
     assert!(terminal.enters(":set threads 1").contains("from the start on"));
     assert!(terminal.enters(":set graphics crt").contains("kitty"));
     assert!(terminal.enters(":set grahpics").contains("did you mean graphics?"));
     assert!(terminal.enters(":set model emjoi").contains("did you mean"));
+}
+
+#[test]
+fn what_a_strangers_file_says_is_shown_plainly() {
+    let room = Room::new();
+    let text = "// \x1b]0;title\x07 a paper\nlet o = options(args, #{ a: opt(1, \"doc\x1b[2J\"), b: opt(2, \"x\") });\n";
+    room.write("stranger.rhai", text);
+    let Some(mut terminal) = prompt(&room, &[]) else { return };
+    let said = terminal.enters("??stranger.rhai");
+    assert!(said.contains("a paper") && said.contains('\u{fffd}'), "{said:?}");
+    assert!(!said.contains("\x1b]0;") && !said.contains("\x1b[2J"), "{said:?}");
+    terminal.types(":run stranger.rhai \t");
+    terminal.shows("doc\u{fffd}");
+    assert!(!terminal.text().contains("\x1b[2J"));
+}
+
+#[test]
+fn after_a_reset_no_number_of_a_cell_is_old() {
+    let room = Room::new();
+    let Some(mut terminal) = prompt(&room, &[]) else { return };
+    terminal.enters("40 + 2");
+    assert!(terminal.enters(":hist 40 +").contains("   1  40 + 2"));
+    terminal.enters(":reset");
+    assert!(terminal.enters("50 + 5").contains("55\r\n"));
+    let said = terminal.enters(":hist 0 +");
+    assert!(said.contains("      40 + 2") && said.contains("   1  50 + 5"), "{said}");
 }
 
 #[test]
