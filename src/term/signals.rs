@@ -62,8 +62,9 @@ pub fn install(handler: impl Fn(Signal) + Send + 'static) -> std::io::Result<()>
 }
 
 /// Stops the whole job as the terminal does at Ctrl-Z, for a view that gets it as a key: a shell script or `make` around this
-/// process would wait for it for ever otherwise. Returns at once; [`install`]'s thread gives the terminal back and stops
-/// this process a moment later.
+/// process would wait for it for ever otherwise. Returns at once; [`install`]'s thread stops this process a moment later.
 pub fn suspend() {
+    // Before anything stops: the shell may take the terminal back as soon as the first process has.
+    tty::restore();
     let _ = rustix::process::kill_current_process_group(rustix::process::Signal::TSTP);
 }
