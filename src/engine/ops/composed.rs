@@ -11,8 +11,8 @@ use candle_core::{D, DType, Result, Tensor};
 
 use super::conv::Padding;
 
-/// Half precision is summed in f32: long sums in f16 overflow.
-fn wide(x: &Tensor) -> Result<Tensor> {
+/// The type in which half precision is summed and trained, f32: long sums in f16 overflow, and small steps are lost. Others stay.
+pub fn wide(x: &Tensor) -> Result<Tensor> {
     match x.dtype() {
         DType::F16 | DType::BF16 => x.to_dtype(DType::F32),
         _ => Ok(x.clone()),

@@ -35,6 +35,7 @@ mod versions;
 
 pub use attention::{apply_probs, attention, attention_probs};
 pub use channels::add_channels;
+pub use composed::wide;
 pub use conv::{Conv2d, Padding};
 pub use host::on_one_device;
 pub use linear::Linear;

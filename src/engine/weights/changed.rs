@@ -14,6 +14,7 @@ use super::lora_read;
 use super::model::Model;
 use super::read::TensorFile;
 use crate::engine::error::{Error, Result};
+use crate::engine::ops::wide;
 
 /// Before the names of a UNet's weights.
 pub const UNET: &str = "unet.";
@@ -74,7 +75,8 @@ impl Changes {
 }
 
 impl Model {
-    /// The same model with these changes on top of those that it has. Nothing is copied but what changes.
+    /// The same model with these changes on top of those that it has. Nothing is copied but what changes. Their numbers may be of
+    /// another type: files are read, and weights are trained, in f32 whatever the model computes in.
     /// Errors: a name that is no weight of this model, another shape, a token that it knows already.
     pub fn with_changes(&self, new: &Changes) -> Result<Model> {
         let mut changes = self.changes().clone();
@@ -92,13 +94,17 @@ impl Model {
                 Some(other) => {
                     // What was added to the old weight is gone with it.
                     changes.adapters.remove(name);
+                    let other = other.to_dtype(base.dtype())?;
                     changes.weights.insert(name.clone(), other.clone());
-                    other.clone()
+                    other
                 }
                 None => base,
             };
             if let Some(adapter) = new.adapters.get(name) {
-                let sum = (&weight + adapter.product(name, weight.dims())?)?;
+                // Rounded once, after the sum.
+                let old = wide(&weight)?;
+                let sum = (&old + adapter.product(name, weight.dims())?.to_dtype(old.dtype())?)?;
+                let sum = sum.to_dtype(weight.dtype())?;
                 if changes.weights.contains_key(name) || changes.adapters.contains_key(name) {
                     // Two changes of one weight are one whole weight.
                     changes.adapters.remove(name);
@@ -115,8 +121,9 @@ impl Model {
             }
         }
         for (token, rows) in &new.tokens {
+            let rows = rows.to_dtype(self.text_dtype())?;
             match changes.tokens.iter_mut().find(|(t, _)| t == token) {
-                Some((_, old)) if old.dims() == rows.dims() => *old = rows.clone(),
+                Some((_, old)) if old.dims() == rows.dims() => *old = rows,
                 Some((_, old)) => {
                     return Err(Error::shape(
                         "tune",
@@ -125,7 +132,7 @@ impl Model {
                     .expected(format!("{:?}", old.dims()))
                     .got(format!("{:?}", rows.dims())));
                 }
-                None => changes.tokens.push((token.clone(), rows.clone())),
+                None => changes.tokens.push((token.clone(), rows)),
             }
         }
         let [unet, text] = nets.map(|(_, old, map)| (!map.is_empty()).then(|| merged(old, map)));

@@ -24,7 +24,7 @@ pub struct Adapter {
 
 impl Adapter {
     /// One that changes nothing yet: `down` normal with deviation 1 / rank, by the seed and the weight's name, `up` zero.
-    /// `None`: the weight is neither a matrix nor a kernel.
+    /// In f32 for a weight in half precision: it is to be trained. `None`: the weight is neither a matrix nor a kernel.
     pub fn fresh(name: &str, weight: &Tensor, rank: usize, seed: u64) -> Result<Option<Adapter>> {
         let (down, up) = match *weight.dims() {
             [o, i] => (vec![rank, i], vec![o, rank]),
@@ -34,12 +34,12 @@ impl Adapter {
         let hash = name.bytes().fold(seed, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
         let values = TorchNoise::new(hash ^ (hash >> 32)).normal(down.iter().product());
         let down = Tensor::from_vec(values, down, weight.device())?.affine(1.0 / rank as f64, 0.0)?;
-        let up = Tensor::zeros(up, DType::F32, weight.device())?;
-        Ok(Some(Adapter {
-            down: down.to_dtype(weight.dtype())?,
-            up: up.to_dtype(weight.dtype())?,
-            scale: 1.0,
-        }))
+        let dtype = match weight.dtype() {
+            DType::F16 | DType::BF16 => DType::F32,
+            other => other,
+        };
+        let up = Tensor::zeros(up, dtype, weight.device())?;
+        Ok(Some(Adapter { down: down.to_dtype(dtype)?, up, scale: 1.0 }))
     }
 
     /// What is added to a weight of shape `dims`. Errors: another shape.

@@ -109,7 +109,8 @@ impl Layers {
         }
         let full = format!("{layer}.weight");
         let known = |n: &String| self.known.binary_search(n).is_ok();
-        [full.clone(), format!("{UNET}{full}")].into_iter().find(known)
+        // peft saves each network by itself, without its name.
+        [full.clone(), format!("{UNET}{full}"), format!("{TEXT}{full}")].into_iter().find(known)
     }
 }
 
@@ -122,11 +123,16 @@ fn listed(names: &[String]) -> String {
     }
 }
 
-/// What a layer's product is multiplied with by diffusers' own metadata (`lora_adapter_metadata`: lora_alpha, r and their
-/// patterns), as alpha: to be divided by the rank.
+/// What diffusers' own metadata (`lora_adapter_metadata`) says of the network that a layer belongs to.
+fn said<'a>(metadata: &'a Value, layer: &str, key: &str) -> Option<&'a Value> {
+    let (part, _) = layer.split_once('.')?;
+    metadata.get(format!("{part}.{key}")).or_else(|| metadata.get(part)?.get(key))
+}
+
+/// What a layer's product is multiplied with by that metadata (lora_alpha and its patterns), as alpha: to be divided by the rank.
 fn alpha_in(metadata: &Value, layer: &str) -> Option<f64> {
-    let (part, path) = layer.split_once('.')?;
-    let get = |key: &str| metadata.get(format!("{part}.{key}")).or_else(|| metadata.get(part)?.get(key));
+    let (_, path) = layer.split_once('.')?;
+    let get = |key: &str| said(metadata, layer, key);
     let pattern = get("alpha_pattern").and_then(Value::as_object);
     let own = pattern.into_iter().flatten().find(|(k, _)| {
         path == k.as_str() || path.strip_suffix(k.as_str()).is_some_and(|rest| rest.ends_with('.'))
@@ -134,8 +140,16 @@ fn alpha_in(metadata: &Value, layer: &str) -> Option<f64> {
     own.map_or_else(|| get("lora_alpha"), |(_, v)| Some(v)).and_then(Value::as_f64)
 }
 
+/// What the product of a layer is multiplied with, by its alpha: alpha / rank, and alpha / sqrt(rank) where the adapter was trained
+/// so (Kalajdzievski 2023, arXiv 2312.03732).
+fn strength(metadata: &Value, layer: &str, alpha: Option<f64>, rank: f64) -> f64 {
+    let stable = said(metadata, layer, "use_rslora").and_then(Value::as_bool) == Some(true);
+    let by = if stable { rank.sqrt() } else { rank };
+    alpha.or_else(|| alpha_in(metadata, layer)).map_or(1.0, |alpha| alpha / by)
+}
+
 /// The changes that a file holds. Errors: half an adapter, layers or weights that the model lacks (named), adapters of another kind,
-/// no number type.
+/// numbers of a type that is not read.
 pub(super) fn read(model: &Model, file: &TensorFile, scale: f64) -> Result<Changes> {
     let layers = Layers::new(model);
     let mut changes = Changes::default();
@@ -151,18 +165,30 @@ pub(super) fn read(model: &Model, file: &TensorFile, scale: f64) -> Result<Chang
                 .expected("adapters of two matrices: lora_down and lora_up, lora_A and lora_B")
                 .hint("merge it into a model with the program that made it"));
         }
-        let Some(tensor) = file.read(name, DType::F32, model.device())? else { continue };
-        match piece(name) {
+        let piece = piece(name);
+        if let Some((layer, Piece::Alpha)) = piece {
+            // Some programs write it as an integer.
+            let alpha = file.number(name)?.filter(|a| a.is_finite());
+            let alpha = alpha.ok_or_else(|| bad(format!("{name} is no number")))?;
+            found.entry(layer).or_default().alpha = Some(alpha);
+            continue;
+        }
+        let own = name.starts_with(UNET) || name.starts_with(TEXT);
+        let Some(tensor) = file.read(name, DType::F32, model.device())? else {
+            // Positions are a buffer that old exports carry along; what belongs to nothing is not missed.
+            if piece.is_none() && (!own || name.ends_with("position_ids")) {
+                continue;
+            }
+            return Err(bad(format!("{name} is stored as {}, which is not read", file.stored(name)))
+                .expected("F32, F16, BF16 or F64")
+                .hint("save it in one of these with the program that made it"));
+        };
+        match piece {
             Some((layer, Piece::Down)) => found.entry(layer).or_default().down = Some(tensor),
             Some((layer, Piece::Up)) => found.entry(layer).or_default().up = Some(tensor),
             Some((layer, Piece::Mid)) => found.entry(layer).or_default().mid = Some(tensor),
-            Some((layer, Piece::Alpha)) => {
-                let alpha = tensor.flatten_all()?.to_vec1::<f32>()?.first().copied();
-                let alpha =
-                    alpha.filter(|a| a.is_finite()).ok_or_else(|| bad(format!("{name} is no number")))?;
-                found.entry(layer).or_default().alpha = Some(f64::from(alpha));
-            }
-            None if name.starts_with(UNET) || name.starts_with(TEXT) => {
+            Some((_, Piece::Alpha)) => {}
+            None if own => {
                 changes.weights.insert(name.to_string(), tensor);
             }
             None => {
@@ -188,14 +214,15 @@ pub(super) fn read(model: &Model, file: &TensorFile, scale: f64) -> Result<Chang
         let (Some(down), Some(up)) = (pieces.down, pieces.up) else {
             return Err(bad(format!("half of the adapter of {layer} is missing")));
         };
+        let Some(weight) = layers.weight(layer) else { continue };
         let rank = down.dims().first().copied().unwrap_or(1).max(1) as f64;
         let down = match pieces.mid {
             None => down,
-            Some(mid) => through(&down, &mid).map_err(|e| bad(format!("{layer}: {}", e.message())))?,
+            Some(mid) => through(&down, &mid, model.weight(&weight)?.dims())
+                .map_err(|e| bad(format!("{layer}: {}", e.message())))?,
         };
-        let alpha = pieces.alpha.or_else(|| alpha_in(&metadata, layer)).unwrap_or(rank);
-        let Some(weight) = layers.weight(layer) else { continue };
-        changes.adapters.insert(weight, Adapter { down, up, scale: scale * alpha / rank });
+        let scale = scale * strength(&metadata, layer, pieces.alpha, rank);
+        changes.adapters.insert(weight, Adapter { down, up, scale });
     }
     if changes.is_empty() {
         return Err(bad("the file holds nothing that could change a model".into()));
@@ -203,13 +230,17 @@ pub(super) fn read(model: &Model, file: &TensorFile, scale: f64) -> Result<Chang
     Ok(changes)
 }
 
-/// A first matrix `[r, in, 1, 1]` and a kernel `[s, r, k, k]` after it as one `[s, in, k, k]`.
-fn through(down: &Tensor, mid: &Tensor) -> Result<Tensor> {
+/// A first matrix `[r, in, 1, 1]` and a kernel `[r, r, k, k]` after it as one `[r, in, k, k]`, for a weight `[out, in, k, k]`.
+fn through(down: &Tensor, mid: &Tensor, weight: &[usize]) -> Result<Tensor> {
     let (&[r, i, 1, 1], &[s, inner, h, w]) = (down.dims(), mid.dims()) else {
         return Err(Error::shape("load", "a kernel between two matrices has another shape"));
     };
-    if inner != r {
+    if inner != r || s != r {
         return Err(Error::shape("load", "a kernel between two matrices has another rank"));
+    }
+    // Before they are multiplied: the product may be as large as the two are small.
+    if weight.get(1..) != Some(&[i, h, w][..]) {
+        return Err(Error::shape("load", "a kernel between two matrices does not fit the layer"));
     }
     // [s h w, r] x [r, in]
     let kernel = mid.permute((0, 2, 3, 1))?.contiguous()?.reshape((s * h * w, r))?;

@@ -67,6 +67,11 @@ impl Weights {
         self.tensors.values().map(Tensor::elem_count).sum()
     }
 
+    /// Bytes of all tensors.
+    pub fn bytes(&self) -> usize {
+        self.tensors.values().map(|t| t.elem_count() * t.dtype().size_in_bytes()).sum()
+    }
+
     /// Renames tensors: `rename` gets each name and returns the new one.
     pub fn rename(&self, rename: impl Fn(&str) -> String) -> Self {
         let tensors = self.tensors.iter().map(|(k, v)| (rename(k), v.clone())).collect();

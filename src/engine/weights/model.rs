@@ -251,6 +251,11 @@ impl Model {
         self.0.text.width()
     }
 
+    /// The type of the token table.
+    pub(super) fn text_dtype(&self) -> DType {
+        self.0.text.dtype()
+    }
+
     /// The token table's rows of a word, `[n, width]`, one for each token that it is cut into.
     pub fn word_rows(&self, word: &str) -> Result<Tensor> {
         let ids = self.0.tokenizer.word_ids(word)?;

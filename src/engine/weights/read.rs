@@ -26,8 +26,16 @@ enum Stored {
     Bf16,
     F32,
     F64,
-    /// Integers and others: listed, never handed out.
+    /// Integers of so many bytes: handed out one by one alone.
+    Whole(usize, Sign),
+    /// Others: listed, never handed out.
     Other(usize),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sign {
+    Signed,
+    Unsigned,
 }
 
 impl Stored {
@@ -37,10 +45,15 @@ impl Stored {
             "BF16" => Stored::Bf16,
             "F32" => Stored::F32,
             "F64" => Stored::F64,
-            "BOOL" | "U8" | "I8" | "F8_E4M3" | "F8_E5M2" => Stored::Other(1),
-            "U16" | "I16" => Stored::Other(2),
-            "U32" | "I32" => Stored::Other(4),
-            "U64" | "I64" => Stored::Other(8),
+            "I8" => Stored::Whole(1, Sign::Signed),
+            "I16" => Stored::Whole(2, Sign::Signed),
+            "I32" => Stored::Whole(4, Sign::Signed),
+            "I64" => Stored::Whole(8, Sign::Signed),
+            "U8" => Stored::Whole(1, Sign::Unsigned),
+            "U16" => Stored::Whole(2, Sign::Unsigned),
+            "U32" => Stored::Whole(4, Sign::Unsigned),
+            "U64" => Stored::Whole(8, Sign::Unsigned),
+            "BOOL" | "F8_E4M3" | "F8_E5M2" => Stored::Other(1),
             _ => return None,
         })
     }
@@ -50,7 +63,7 @@ impl Stored {
             Stored::F16 | Stored::Bf16 => 2,
             Stored::F32 => 4,
             Stored::F64 => 8,
-            Stored::Other(n) => n,
+            Stored::Whole(n, _) | Stored::Other(n) => n,
         }
     }
 }
@@ -58,6 +71,8 @@ impl Stored {
 #[derive(Clone, Debug)]
 struct Entry {
     stored: Stored,
+    /// As the file names it.
+    dtype: String,
     dims: Vec<usize>,
     start: u64,
     len: usize,
@@ -107,6 +122,30 @@ impl TensorFile {
         self.entries.get(name).map(|e| e.dims.as_slice())
     }
 
+    /// The number type of a tensor as the file names it; nothing for an unknown name.
+    pub fn stored(&self, name: &str) -> &str {
+        self.entries.get(name).map_or("", |e| e.dtype.as_str())
+    }
+
+    /// The first value of a tensor of floats or integers. `None` for an empty tensor, one of another type, or an unknown name.
+    pub fn number(&self, name: &str) -> Result<Option<f64>> {
+        let Some(entry) = self.entries.get(name).filter(|e| e.len > 0) else { return Ok(None) };
+        if let Stored::Whole(size, sign) = entry.stored {
+            let bytes = self.fetch(name, &Entry { len: size, ..entry.clone() })?;
+            let mut word = [0u8; 8];
+            word.iter_mut().zip(bytes.iter()).for_each(|(to, from)| *to = *from);
+            let bits = u64::from_le_bytes(word);
+            // What stands left of a negative number's own bytes are ones.
+            let left = 64 - 8 * size as u32;
+            return Ok(Some(match sign {
+                Sign::Signed => ((bits << left).cast_signed() >> left) as f64,
+                Sign::Unsigned => bits as f64,
+            }));
+        }
+        let Some(all) = self.read(name, DType::F64, &Device::Cpu)? else { return Ok(None) };
+        Ok(all.flatten_all()?.to_vec1::<f64>()?.first().copied())
+    }
+
     /// The file's own `__metadata__`.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
@@ -116,7 +155,7 @@ impl TensorFile {
     /// unknown name.
     pub fn read(&self, name: &str, dtype: DType, device: &Device) -> Result<Option<Tensor>> {
         let Some(entry) = self.entries.get(name) else { return Ok(None) };
-        if matches!(entry.stored, Stored::Other(_)) {
+        if matches!(entry.stored, Stored::Whole(..) | Stored::Other(_)) {
             return Ok(None);
         }
         let bytes = self.fetch(name, entry)?;
@@ -133,7 +172,7 @@ impl TensorFile {
             }
             Stored::F32 => Tensor::from_vec(words(&bytes, f32::from_le_bytes), dims, device)?,
             Stored::F64 => Tensor::from_vec(words(&bytes, f64::from_le_bytes), dims, device)?,
-            Stored::Other(_) => return Ok(None),
+            Stored::Whole(..) | Stored::Other(_) => return Ok(None),
         };
         Ok(Some(tensor.to_dtype(dtype)?))
     }
@@ -148,7 +187,12 @@ impl TensorFile {
         let stride = self.entries.len().div_ceil(64).max(1);
         for (i, (name, entry)) in self.entries.iter().enumerate() {
             feed(name.as_bytes());
-            feed(format!("{:?}{:?}", entry.stored, entry.dims).as_bytes());
+            // Fingerprints are older than integers that are read.
+            let stored = match entry.stored {
+                Stored::Whole(size, _) => Stored::Other(size),
+                other => other,
+            };
+            feed(format!("{stored:?}{:?}", entry.dims).as_bytes());
             if i % stride == 0 {
                 feed(&self.fetch(name, &Entry { len: entry.len.min(4096), ..entry.clone() })?);
             }
@@ -255,7 +299,7 @@ fn parse_entry(value: &Value, data_len: u64) -> std::result::Result<Entry, Strin
     if end - start != len as u64 {
         return Err(format!("shape {dims:?} of {dtype} needs {len} bytes, {} are there", end - start));
     }
-    Ok(Entry { stored, dims, start, len })
+    Ok(Entry { stored, dtype: dtype.to_string(), dims, start, len })
 }
 
 fn words<const N: usize, T>(bytes: &[u8], convert: impl Fn([u8; N]) -> T) -> Vec<T> {
@@ -294,6 +338,26 @@ mod tests {
         let f = file(r#"{"a":{"dtype":"F16","shape":[2],"data_offsets":[0,4]}}"#, &data).unwrap();
         let t = f.read("a", DType::F32, &Device::Cpu).unwrap().unwrap();
         assert_eq!(t.to_vec1::<f32>().unwrap(), vec![1.5, -2.0]);
+    }
+
+    #[test]
+    fn numbers_are_read_from_any_type() {
+        for (dtype, bytes, wanted) in [
+            ("I8", &(-3i8).to_le_bytes()[..], -3.0),
+            ("I32", &(-8i32).to_le_bytes(), -8.0),
+            ("I64", &4i64.to_le_bytes(), 4.0),
+            ("U8", &[200], 200.0),
+            ("U64", &16u64.to_le_bytes(), 16.0),
+            ("F32", &0.5f32.to_le_bytes(), 0.5),
+        ] {
+            let n = bytes.len();
+            let header = format!(r#"{{"a":{{"dtype":"{dtype}","shape":[],"data_offsets":[0,{n}]}}}}"#);
+            let f = file(&header, bytes).unwrap();
+            assert_eq!(f.number("a").unwrap(), Some(wanted), "{dtype}");
+            assert_eq!(f.stored("a"), dtype);
+        }
+        let f = file(r#"{"a":{"dtype":"BOOL","shape":[1],"data_offsets":[0,1]}}"#, &[1]).unwrap();
+        assert_eq!((f.number("a").unwrap(), f.number("b").unwrap()), (None, None));
     }
 
     #[test]
