@@ -198,7 +198,7 @@ impl Latent {
     /// Euclidean distance of all values to those of another latent of the same shape.
     pub fn distance(&self, other: &Latent) -> Result<f64> {
         let (a, b) = Self::pair("distance", self, other)?;
-        let d = (a - b)?.sqr()?.sum_all()?.to_dtype(DType::F32)?;
+        let d = ops::wide(&(a - b)?)?.sqr()?.sum_all()?.to_dtype(DType::F32)?;
         Ok(f64::from(d.to_scalar::<f32>()?).sqrt())
     }
 

@@ -1,8 +1,12 @@
 //! Optimizers on plain tensors, with torch's update rules. An [`Optimizer`] is a value: a step gives the new one.
+//!
+//! Values in half precision are followed in f32 and rounded when they are handed out: a step is smaller than their last digit, and
+//! squares of gradients are smaller than the least number of f16.
 
-use candle_core::Tensor;
+use candle_core::{Tensor, TensorId};
 
 use super::error::{Error, Result};
+use super::ops::wide;
 
 /// What a step does with a gradient.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,6 +37,8 @@ pub struct Optimizer {
     steps: i32,
     /// Per kind of moment, one tensor for each value that is optimized.
     moments: Vec<Vec<Tensor>>,
+    /// Of values in half precision: what the last step handed out, and that before it was rounded.
+    exact: Vec<Option<(TensorId, Tensor)>>,
 }
 
 impl Optimizer {
@@ -56,7 +62,7 @@ impl Optimizer {
                 within("momentum", momentum, (0.0..1.0).contains(&momentum), "0 or more, less than 1")?;
             }
         }
-        Ok(Optimizer { rule, lr, steps: 0, moments: Vec::new() })
+        Ok(Optimizer { rule, lr, steps: 0, moments: Vec::new(), exact: Vec::new() })
     }
 
     /// Its rule.
@@ -88,6 +94,13 @@ impl Optimizer {
         self.moment_names().iter().copied().zip(self.moments.iter().map(Vec::as_slice))
     }
 
+    /// Bytes of what is remembered.
+    pub fn bytes(&self) -> usize {
+        let exact = self.exact.iter().flatten().map(|(_, x)| x);
+        let all = self.moments.iter().flatten().chain(exact);
+        all.map(|t| t.elem_count() * t.dtype().size_in_bytes()).sum()
+    }
+
     /// What is remembered after a step, by name.
     pub fn moment_names(&self) -> &'static [&'static str] {
         match self.rule {
@@ -100,7 +113,8 @@ impl Optimizer {
     /// The same rule after `steps` steps, with what it remembered of them: one list per name of
     /// [`Optimizer::moment_names`].
     pub fn resumed(&self, steps: usize, moments: Vec<Vec<Tensor>>) -> Optimizer {
-        Optimizer { steps: i32::try_from(steps).unwrap_or(i32::MAX), moments, ..*self }
+        let steps = i32::try_from(steps).unwrap_or(i32::MAX);
+        Optimizer { steps, moments, exact: Vec::new(), ..*self }
     }
 
     /// The same with another learning rate; 0 leaves all values as they are.
@@ -111,8 +125,8 @@ impl Optimizer {
         Ok(Optimizer { lr, ..self.clone() })
     }
 
-    /// The values after one step against their gradients, detached, and the optimizer that goes on from there.
-    /// Errors: other shapes than at the steps before, or than the gradients'.
+    /// The values after one step against their gradients, detached, and the optimizer that goes on from there. Values keep their
+    /// type; moments of those in half precision are f32. Errors: other shapes than at the steps before, or than the gradients'.
     pub fn step(&self, x: &[Tensor], grads: &[Tensor]) -> Result<(Vec<Tensor>, Optimizer)> {
         let alike = |a: &[Tensor], b: &[Tensor]| {
             a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.dims() == b.dims())
@@ -130,13 +144,22 @@ impl Optimizer {
                 self.lr
             )));
         }
-        let mut next = Optimizer { steps: self.steps.saturating_add(1), moments: Vec::new(), ..self.clone() };
+        let steps = self.steps.saturating_add(1);
+        let mut next = Optimizer { steps, moments: Vec::new(), exact: Vec::new(), ..*self };
         let mut made = Vec::with_capacity(x.len());
         for (i, (x, grad)) in x.iter().zip(grads).enumerate() {
-            let grad = grad.detach().to_dtype(x.dtype())?;
+            // Whoever goes on from another value than the one handed out means that value.
+            let exact = self.exact.get(i).and_then(Option::as_ref).filter(|(id, _)| *id == x.id());
+            let old = match exact {
+                Some((_, exact)) => exact.clone(),
+                None => wide(&x.detach())?,
+            };
+            let grad = grad.detach().to_dtype(old.dtype())?;
             let before = |kind: usize| self.moments.get(kind).and_then(|all| all.get(i));
-            let (x, moments) = next.one(&x.detach(), &grad, before)?;
-            made.push(x);
+            let (new, moments) = next.one(&old, &grad, before)?;
+            let rounded = new.to_dtype(x.dtype())?;
+            next.exact.push((new.dtype() != x.dtype()).then(|| (rounded.id(), new)));
+            made.push(rounded);
             next.moments.resize_with(moments.len(), Vec::new);
             next.moments.iter_mut().zip(moments).for_each(|(all, m)| all.push(m));
         }
@@ -187,7 +210,7 @@ fn average(before: Option<&Tensor>, x: &Tensor, beta: f64) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
+    use candle_core::{DType, Device};
 
     /// Name, rule, learning rate; `x` after one step and after five.
     type Case = (&'static str, Rule, f64, [f64; 2], [f64; 2]);
@@ -251,6 +274,31 @@ mod tests {
                 );
             }
             assert_eq!(o.steps(), 5);
+        }
+    }
+
+    /// A step that is smaller than the last digit, and gradients whose squares f16 does not have.
+    #[test]
+    fn half_precision_is_followed_in_f32() {
+        let adam = Rule::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, decay: None };
+        for dtype in [DType::F16, DType::BF16] {
+            let half = |v: f32| Tensor::new(&[v], &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+            let value = |t: &Tensor| t.to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap()[0];
+            for (rule, lr, grad) in [(adam, 1e-4, 1e-4), (Rule::Sgd { momentum: 0.0 }, 1e-3, 0.1)] {
+                let mut o = Optimizer::new("adam", rule, lr).unwrap();
+                let mut x = half(1.0);
+                for _ in 0..200 {
+                    let (new, next) = o.step(&[x], &[half(grad)]).unwrap();
+                    (x, o) = (new[0].clone(), next);
+                }
+                assert_eq!(x.dtype(), dtype);
+                assert!((value(&x) - 0.98).abs() < 0.004, "{dtype:?} {rule:?}: {}", value(&x));
+                assert!(o.moments().flat_map(|(_, m)| m).all(|m| m.dtype() == DType::F32));
+                assert_eq!(o.bytes(), if rule == adam { 12 } else { 4 });
+                // From another value it goes on from that.
+                let (new, _) = o.step(&[half(2.0)], &[half(grad)]).unwrap();
+                assert!((value(&new[0]) - 2.0).abs() < 1e-3);
+            }
         }
     }
 

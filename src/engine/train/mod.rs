@@ -15,6 +15,7 @@ pub use checkpoint::About;
 
 use super::error::{Error, Result};
 use super::observe::{Cancel, Event, Observer};
+use super::ops::wide;
 use super::optimize::Optimizer;
 
 /// Where a run stands.
@@ -28,10 +29,11 @@ pub struct State {
 }
 
 impl State {
-    /// No step taken. Errors: no values, a name twice.
+    /// No step taken. Values in half precision are trained in f32: whoever computes with them rounds them anew at every step.
+    /// Errors: no values, a name twice.
     pub fn new(op: &str, parameters: Vec<(String, Tensor)>, optimizer: Optimizer) -> Result<Self> {
-        let (names, values): (Vec<String>, Vec<Tensor>) =
-            parameters.into_iter().map(|(n, v)| (n, v.detach())).unzip();
+        let names: Vec<String> = parameters.iter().map(|(n, _)| n.clone()).collect();
+        let values = parameters.iter().map(|(_, v)| Ok(wide(&v.detach())?)).collect::<Result<Vec<_>>>()?;
         let distinct: std::collections::BTreeSet<&String> = names.iter().collect();
         if names.is_empty() || distinct.len() < names.len() {
             return Err(Error::value(op, "there must be values to train, each with a name of its own")
@@ -258,7 +260,7 @@ impl Training {
 
 /// The sum of squares, in f64 where f32 would not do.
 fn square(x: &Tensor) -> Result<f64> {
-    let sum = x.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+    let sum = wide(x)?.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
     if sum.is_finite() {
         return Ok(sum);
     }

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::path::Path;
 use std::sync::Mutex;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::*;
 use crate::engine::observe::Silent;
@@ -238,4 +238,24 @@ fn names_are_distinct() {
     assert!(State::new("test", Vec::new(), o.clone()).is_err());
     let twice = vec![("a".to_string(), tensor(&[1.0])), ("a".to_string(), tensor(&[1.0]))];
     assert!(State::new("test", twice, o).is_err());
+}
+
+/// The values of a model in half precision: a thousand steps of which none is as large as their last digit, and a gradient whose
+/// square f16 does not have.
+#[test]
+fn half_precision_is_trained_in_f32() {
+    for dtype in [DType::F16, DType::BF16] {
+        let parameters = vec![("a".to_string(), tensor(&[1.0, 2.0]).to_dtype(dtype).unwrap())];
+        let rule = Rule::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, decay: None };
+        let state = State::new("test", parameters, Optimizer::new("test", rule, 1e-5).unwrap()).unwrap();
+        assert_eq!(state.values()[0].dtype(), DType::F32);
+        let t = Training { clip: None, ..training(None, 1000, None) };
+        let slope = tensor(&[1e-5, 300.0]).to_dtype(dtype).unwrap();
+        let ended = t.run::<Error>(state, &Cancel::default(), &Silent, |_| {
+            Ok(Measured { loss: 1.0, grads: vec![slope.clone()], kept: None })
+        });
+        assert!(ended.stopped.is_none(), "{dtype:?}: {}", ended.stopped.unwrap());
+        let a = ended.state.values()[0].to_vec1::<f32>().unwrap();
+        assert!((a[0] - 0.99).abs() < 1e-4 && (a[1] - 1.99).abs() < 1e-4, "{dtype:?}: {a:?}");
+    }
 }

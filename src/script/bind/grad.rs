@@ -240,7 +240,7 @@ pub fn register(r: &mut Registry) {
     r.def("sum(t)", "The sum of all values, as a Tensor of one value: for losses.")
         .example("sum(tensor([1, 2, 3])).list() // => [6.0]")
         .see(&["grad", "mse"])
-        .bind(|t: Tensor| Ok::<_, Error>(Tensor(t.0.sum_all()?)));
+        .bind(|t: Tensor| Ok::<_, Error>(Tensor(ops::wide(&t.0)?.sum_all()?)));
     r.def("detach(x)", "The same value (or list, or map) without the graph of a gradient: to keep it, or to count it as fixed in a loss.")
         .example("let kept = ();\ngrad(tensor([1, 2]), |t| { kept = detach(t); sum(t) });\nkept.list() // => [1.0, 2.0]")
         .example("let kept = ();\ngrad(tensor([1, 2]), |t| { kept = t; sum(t) });\nkept.list() // error: detach(x)")

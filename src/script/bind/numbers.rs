@@ -64,6 +64,7 @@ fn dot(a: &Tensor, b: &Tensor) -> Result<Tensor> {
             .got(format!("{:?}", b.0.dims())));
     }
     let (a, b) = ops::on_one_device(&a.0, &b.0)?;
+    let a = ops::wide(&a)?;
     Ok(Tensor((&a * b.to_dtype(a.dtype())?)?.sum_all()?))
 }
 
@@ -79,8 +80,10 @@ fn choose(mask: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     Ok(Tensor(m.ne(0.0)?.where_cond(&x, &y.to_dtype(x.dtype())?.to_device(x.device())?)?))
 }
 
-/// The length of what every entry of the first dimension holds; its sizes become 1.
+/// The length of what every entry of the first dimension holds; its sizes become 1. That of half precision is f32: squares of small
+/// gradients are no numbers of f16, and sums of many are none either.
 fn norm(x: &Values) -> Result<Tensor> {
+    let x = ops::wide(x)?;
     let first = x.dims().first().copied().unwrap_or(1);
     let mut shape = vec![1; x.rank().max(1)];
     if let Some(n) = shape.first_mut() {
@@ -208,4 +211,26 @@ pub fn register(r: &mut Registry) {
         }
         rows(&list, height, width)
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn lengths_in_half_precision_are_summed_in_f32() {
+        for dtype in [DType::F16, DType::BF16] {
+            for (value, count) in [(1e-5f32, 4), (200.0, 40_000)] {
+                let x = Values::full(value, (1, count), &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+                let wanted = f64::from(value) * (count as f64).sqrt();
+                let length = norm(&x).unwrap().0.to_dtype(DType::F64).unwrap();
+                let length = length.flatten_all().unwrap().to_vec1::<f64>().unwrap()[0];
+                assert!((length / wanted - 1.0).abs() < 0.01, "{dtype:?}: {length}, not {wanted}");
+                let x = Tensor(x);
+                let square = dot(&x, &x).unwrap().0.to_dtype(DType::F64).unwrap().to_scalar::<f64>().unwrap();
+                assert!((square / wanted.powi(2) - 1.0).abs() < 0.02, "{dtype:?}: {square}");
+            }
+        }
+    }
 }

@@ -59,8 +59,7 @@ impl Handle for State {
     }
 
     fn bytes(&self) -> usize {
-        let all = self.optimizer.moments().flat_map(|(_, m)| m);
-        all.map(|m| m.elem_count() * m.dtype().size_in_bytes()).sum()
+        self.optimizer.bytes()
     }
 }
 
