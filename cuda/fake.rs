@@ -8,6 +8,7 @@
 //! FAKE_INIT=CODE      what cuInit answers (0)            FAKE_VERSION=12040   the driver's CUDA version (13000)
 //! FAKE_GPUS=N         how many GPUs there are (1)        FAKE_CAP=80          their compute capability (90)
 //! FAKE_FREE=2,40      GiB free on each of 80             FAKE_FULL=BYTES      memory that allocations may take in all
+//! FAKE_CUBLAS=12      major version of cuBLAS (13); also FAKE_CURAND (10) and FAKE_CUDNN (9)
 #![allow(non_snake_case, clippy::missing_safety_doc)]
 
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -71,6 +72,22 @@ create! {
     cuDevicePrimaryCtxRetain cuCtxGetCurrent cuStreamCreate cuStreamCreateWithPriority cuEventCreate
     cublasCreate_v2 curandCreateGenerator cudnnCreate cudnnCreateTensorDescriptor cudnnCreateFilterDescriptor
     cudnnCreateConvolutionDescriptor
+}
+
+/// Functions that write their library's major version, if they are asked for that (0).
+macro_rules! property {
+    ($($name:ident $variable:literal $major:literal)*) => {
+        $(#[unsafe(no_mangle)] pub unsafe extern "C" fn $name(which: c_int, out: *mut c_int) -> c_int {
+            unsafe { *out = if which == 0 { number($variable, $major) as c_int } else { 0 } };
+            0
+        })*
+    };
+}
+
+property! {
+    cublasGetProperty "FAKE_CUBLAS" 13
+    curandGetProperty "FAKE_CURAND" 10
+    cudnnGetProperty "FAKE_CUDNN" 9
 }
 
 #[unsafe(no_mangle)]

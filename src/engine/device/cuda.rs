@@ -175,6 +175,13 @@ fn libraries_are_here() -> Result<()> {
         name("nvrtc", major),
         dnn.clone(),
     ]);
+    // Before cudarc opens them: it takes whatever has the plain name, and panics where that lacks a function.
+    #[cfg(all(cuda_loading, unix))]
+    for (stem, version, wanted) in [("cublas", major, &blas), ("curand", 10, &rand), ("cudnn", 9, &dnn)] {
+        if let Some(got) = libraries::plain_major(stem).filter(|got| *got != version) {
+            return Err(gpu::other_version(&format!("lib{stem}.so"), got, wanted));
+        }
+    }
     let suffix = if major >= 13 { "" } else { "-cu12" };
     for (library, what, package) in [
         (Library::Blas, format!("cuBLAS ({blas})"), format!("nvidia-cublas{suffix}")),

@@ -99,6 +99,14 @@ pub fn missing(library: &str, packages: &str) -> Error {
     ))
 }
 
+/// A library of another version lies where the system's loader finds it first. `plain` is its name without a number, `wanted` that
+/// with the number.
+pub fn other_version(plain: &str, got: u32, wanted: &str) -> Error {
+    unusable(&format!("{plain} is of another version")).expected(wanted).got(format!("version {got}")).hint(format!(
+        "take the folder of {plain} out of LD_LIBRARY_PATH, or put that of {wanted} with its own {plain} first; {OTHERWISE}"
+    ))
+}
+
 /// The driver's library is missing.
 pub fn no_driver() -> Error {
     unusable("there is no NVIDIA driver (libcuda.so.1 was not found)")
@@ -230,6 +238,10 @@ mod tests {
         let libraries = missing("cuDNN (libcudnn.so.9)", "nvidia-cudnn-cu13");
         assert!(libraries.hint_text().unwrap().contains("pip install nvidia-cudnn-cu13"), "{libraries}");
         assert!(no_driver().message().contains("libcuda.so.1"));
+        let other = other_version("libcublas.so", 12, "libcublas.so.13");
+        assert!(other.message().ends_with("libcublas.so is of another version"), "{other}");
+        assert_eq!((other.expected_text(), other.got_text()), (Some("libcublas.so.13"), Some("version 12")));
+        assert!(other.hint_text().unwrap().contains("LD_LIBRARY_PATH"), "{other}");
         for text in ["CUDA_ERROR_ILLEGAL_ADDRESS", "CUDA_ERROR_INVALID_PTX", "CUDNN_STATUS_NOT_INITIALIZED"] {
             assert_eq!(of_text(text, None).unwrap().kind(), Kind::Device);
         }

@@ -56,6 +56,24 @@ pub fn open_ahead(names: &[String]) {
     }
 }
 
+/// The major version of the library that opens under its plain name, `libcublas.so`: cudarc asks for that before any name with a
+/// number, and what the loader finds under it comes before what was opened ahead. `None`: nothing opens, or it does not say.
+#[cfg(all(cuda_loading, unix))]
+pub fn plain_major(stem: &str) -> Option<u32> {
+    use libloading::os::unix::{Library, RTLD_LAZY, RTLD_LOCAL};
+    use std::ffi::c_int;
+    type Property = unsafe extern "C" fn(c_int, *mut c_int) -> c_int;
+    let (name, symbol) = (format!("lib{stem}.so"), format!("{stem}GetProperty\0"));
+    // SAFETY: as above.
+    let library = unsafe { Library::open(Some(Path::new(&name)), RTLD_LAZY | RTLD_LOCAL) }.ok()?;
+    let mut major: c_int = 0;
+    // SAFETY: cuBLAS, cuRAND and cuDNN have this function since CUDA 8. 0 asks for the major version; one number is written.
+    let code = unsafe { library.get::<Property>(symbol.as_bytes()).map(|ask| ask(0, &mut major)) };
+    // What cudarc will open stays open: the initializers need not run twice.
+    std::mem::forget(library);
+    code.ok().filter(|code| *code == 0).and_then(|_| u32::try_from(major).ok())
+}
+
 /// On other systems the loader finds them, or nobody.
 #[cfg(all(feature = "cuda", not(unix)))]
 pub fn open_ahead(_: &[String]) {}
