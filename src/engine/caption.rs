@@ -28,10 +28,13 @@ struct Inner {
     tokenizer: tokenizers::Tokenizer,
     pixels: Pixels,
     side: usize,
+    /// Of the picture encoder: places, width, heads, width of the feed-forward part.
+    seen: [u64; 4],
     positions: usize,
     first: u32,
     last: u32,
     device: Device,
+    bytes: usize,
 }
 
 fn wrong(what: impl Into<String>) -> Error {
@@ -77,6 +80,13 @@ impl Captioner {
                 return Err(wrong("sizes that do not divide each other"));
             }
         }
+        let wide = |key: &str| whole(&vision, key);
+        let seen = [
+            (side / patch).pow(2) + 1,
+            wide("hidden_size")?,
+            wide("num_attention_heads")?,
+            wide("intermediate_size")?,
+        ];
         let positions = whole(&text, "max_position_embeddings")? as usize;
         let (first, last) = (whole(&text, "bos_token_id")? as u32, whole(&text, "sep_token_id")? as u32);
         let config = json!({"text_config": text, "vision_config": vision, "projection_dim": 512, "image_text_hidden_size": 256});
@@ -95,8 +105,38 @@ impl Captioner {
             tokenizers::Tokenizer::from_file(&file).map_err(|e| wrong(format!("{}: {e}", file.display())))?;
         let own = json!({"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]});
         let pixels = Pixels::parse(if pixels.is_null() { &own } else { &pixels });
-        let (side, device) = (side as usize, device.clone());
-        Ok(Captioner(Arc::new(Inner { net, tokenizer, pixels, side, positions, first, last, device })))
+        let (side, device, bytes) = (side as usize, device.clone(), weights.bytes());
+        Ok(Captioner(Arc::new(Inner {
+            net,
+            tokenizer,
+            pixels,
+            side,
+            seen,
+            positions,
+            first,
+            last,
+            device,
+            bytes,
+        })))
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.0.device
+    }
+
+    /// Bytes of its weights.
+    pub fn bytes(&self) -> usize {
+        self.0.bytes
+    }
+
+    /// Bytes that looking at a picture holds at once, roughly: the picture, hidden states, whole matrices of scores.
+    pub fn working(&self) -> u64 {
+        let [places, width, heads, inner] = self.0.seen;
+        let states = places.saturating_mul(16 * width + 4 * inner);
+        let scores = places.saturating_mul(places).saturating_mul(3 * heads);
+        let picture = (self.0.side as u64).pow(2) * 10;
+        states.saturating_add(scores).saturating_add(picture).saturating_mul(4)
     }
 
     /// What the first picture shows. `begin` are the caption's first words (may be empty), `most` bounds the tokens after them.

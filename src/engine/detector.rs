@@ -21,7 +21,14 @@ enum Net {
 
 /// A detector of edges.
 #[derive(Clone, Debug)]
-pub struct Detector(Arc<(Net, Device)>);
+pub struct Detector(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    net: Net,
+    device: Device,
+    bytes: usize,
+}
 
 fn wrong(path: &Path, what: &str) -> Error {
     Error::new(Kind::File, "load_edges", format!("{}: {what}", path.display()))
@@ -56,12 +63,30 @@ impl Detector {
         } else {
             return Err(wrong(&file, "these are the weights of no edge detector that is known"));
         };
-        Ok(Detector(Arc::new((net, device.clone()))))
+        Ok(Detector(Arc::new(Inner { net, device: device.clone(), bytes: weights.bytes() })))
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.0.device
+    }
+
+    /// Bytes of its weights.
+    pub fn bytes(&self) -> usize {
+        self.0.bytes
+    }
+
+    /// Channels of the widest map, as if all were of the picture's size.
+    pub fn widest(&self) -> u64 {
+        match &self.0.net {
+            Net::Hed(net) => net.widest(),
+            Net::Pidinet(net) => net.widest(),
+        }
     }
 
     /// HED or PiDiNet.
     pub fn name(&self) -> &'static str {
-        match &self.0.0 {
+        match &self.0.net {
             Net::Hed(_) => "HED",
             Net::Pidinet(_) => "PiDiNet",
         }
@@ -69,7 +94,7 @@ impl Detector {
 
     /// How surely every pixel is an edge, 0..1: `[n, 1, h, w]`. Errors: a picture with a graph, one that is too small.
     pub fn map(&self, picture: &Picture) -> Result<Tensor> {
-        let (net, device) = &*self.0;
+        let Inner { net, device, .. } = &*self.0;
         if picture.tensor().track_op() {
             return Err(no_gradient("edges"));
         }

@@ -79,9 +79,19 @@ fn number(json: &Value, path: [&str; 2], default: usize) -> usize {
     value.map_or(default, |v| v as usize).clamp(1, MAX_SIDE)
 }
 
+/// A network with what its folder says of pictures.
+#[derive(Debug)]
+struct Frozen<N> {
+    net: N,
+    pixels: Pixels,
+    size: [usize; 2],
+    device: Device,
+    bytes: usize,
+}
+
 /// DINOv2: whether pictures show the same subject.
 #[derive(Clone, Debug)]
-pub struct Dino(Arc<(DinoNet, Pixels, [usize; 2])>);
+pub struct Dino(Arc<Frozen<DinoNet>>);
 
 impl Dino {
     /// From a transformers folder (`facebook/dinov2-...`). Errors: see [`DinoNet::new`].
@@ -91,17 +101,34 @@ impl Dino {
         let net = DinoNet::new(&weights.scope(), DinoConfig::parse(&json)?)?;
         let side = number(&pixels, ["crop_size", "height"], 224);
         let edge = number(&pixels, ["size", "shortest_edge"], 256).max(side);
-        Ok(Dino(Arc::new((net, Pixels::parse(&pixels), [edge, side]))))
+        let (pixels, size) = (Pixels::parse(&pixels), [edge, side]);
+        Ok(Dino(Arc::new(Frozen { net, pixels, size, device: device.clone(), bytes: weights.bytes() })))
     }
 
     /// Features of a picture.
     pub fn width(&self) -> usize {
-        self.0.0.config().width
+        self.0.net.config().width
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.0.device
+    }
+
+    /// Bytes of its weights.
+    pub fn bytes(&self) -> usize {
+        self.0.bytes
+    }
+
+    /// Bytes that looking at one picture holds at once, roughly.
+    pub fn working(&self) -> u64 {
+        let [edge, side] = self.0.size.map(|s| s.max(self.0.net.config().patch) as u64);
+        self.0.net.working([side, side]).saturating_add(edge.pow(2) * 40)
     }
 
     /// The class token of every picture `[n, width]`, not of unit length. Pictures are cropped to their middle square.
     pub fn features(&self, picture: &Picture) -> Result<Tensor> {
-        let (net, pixels, [edge, side]) = &*self.0;
+        let Frozen { net, pixels, size: [edge, side], .. } = &*self.0;
         let patch = net.config().patch;
         let side = (side / patch).max(1) * patch;
         let edge = (*edge).max(side);
@@ -122,7 +149,7 @@ impl Dino {
 
 /// Depth Anything: depth from one picture.
 #[derive(Clone, Debug)]
-pub struct Depth(Arc<(DepthNet, Pixels, [usize; 2])>);
+pub struct Depth(Arc<Frozen<DepthNet>>);
 
 impl Depth {
     /// From a transformers folder (`depth-anything/Depth-Anything-V2-...-hf`). Errors: see [`DepthNet::new`].
@@ -131,24 +158,41 @@ impl Depth {
         check_kind("load_depth", &json, "depth_anything")?;
         let net = DepthNet::new(&weights.scope(), &json)?;
         let size = [number(&pixels, ["size", "height"], 518), number(&pixels, ["size", "width"], 518)];
-        Ok(Depth(Arc::new((net, Pixels::parse(&pixels), size))))
+        let pixels = Pixels::parse(&pixels);
+        Ok(Depth(Arc::new(Frozen { net, pixels, size, device: device.clone(), bytes: weights.bytes() })))
     }
 
     /// Whether values are metres (far is large); relative depth is large where it is near.
     pub fn is_metric(&self) -> bool {
-        self.0.0.is_metric()
+        self.0.net.is_metric()
     }
 
-    /// Depth of every pixel `[n, 1, h, w]`. The network sees the pictures one by one, brought to about its own size, sides in
-    /// proportion.
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.0.device
+    }
+
+    /// Bytes of its weights.
+    pub fn bytes(&self) -> usize {
+        self.0.bytes
+    }
+
+    /// Bytes that a picture of `w` × `h` holds at once, roughly.
+    pub fn working(&self, w: usize, h: usize) -> u64 {
+        let own = sides([h.max(1), w.max(1)], self.0.size, self.0.net.patch());
+        self.0.net.working(own.map(|s| s as u64))
+    }
+
+    /// Depth of every pixel `[n, 1, h, w]`, in main memory. The network sees the pictures one by one, brought to about its own size,
+    /// sides in proportion.
     pub fn map(&self, picture: &Picture) -> Result<Tensor> {
-        let (net, pixels, size) = &*self.0;
+        let Frozen { net, pixels, size, .. } = &*self.0;
         let (h, w) = (picture.height(), picture.width());
         let [rows, columns] = sides([h, w], *size, net.patch());
         let one = |i: usize| -> Result<Tensor> {
             let seen = picture.index(i)?.resize(columns, rows)?;
             let map = net.forward(&pixels.normalize(&seen.tensor().clamp(0.0, 1.0)?)?)?;
-            ops::resize_bilinear(&map, h, w)
+            Ok(ops::resize_bilinear(&map, h, w)?.to_device(&Device::Cpu)?)
         };
         let maps = (0..picture.n()).map(one).collect::<Result<Vec<_>>>()?;
         Ok(Tensor::cat(&maps, 0)?)

@@ -34,6 +34,7 @@ struct Inner {
     net: Sam,
     pixels: Pixels,
     device: Device,
+    bytes: usize,
     /// By the picture's tensor, which never changes.
     last: Mutex<Option<(TensorId, Tensor)>>,
 }
@@ -54,8 +55,19 @@ impl Segmenter {
             net,
             pixels: Pixels::parse(&pixels),
             device: device.clone(),
+            bytes: weights.bytes(),
             last: Mutex::default(),
         })))
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.0.device
+    }
+
+    /// Bytes of its weights.
+    pub fn bytes(&self) -> usize {
+        self.0.bytes
     }
 
     /// Side of what the network sees, in pixels: the longer side of a picture is brought to it.

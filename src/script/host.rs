@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use image::RgbImage;
 use rhai::{Dynamic, EvalAltResult, Position};
 
+use super::costs::Cost;
 use super::errors::Stop;
 use super::files::Policy;
 use super::options::Resolved;
@@ -347,19 +348,35 @@ impl Host {
         self.settings().max_memory.or_else(|| *MACHINE.get_or_init(device::memory_limit))
     }
 
-    /// An error if `bytes` more would pass the memory budget, or are more than the machine has left. Call it before a
-    /// large tensor is made.
-    pub fn reserve(&self, op: &str, bytes: u64) -> Result<(), Error> {
-        let size = |b: u64| super::types::size(usize::try_from(b).unwrap_or(usize::MAX));
-        if let Some(free) = device::gpu_memory_free() {
-            let error = || {
-                Error::new(crate::engine::Kind::Budget, op, "this would not fit into the GPU's memory")
-                    .expected(format!("at most {} more: what is free", size(free)))
-                    .got(format!("{} more wanted", size(bytes)))
-                    .hint("take a smaller size or n, --dtype f16, or free values: :free NAME")
-            };
-            return if bytes > free { Err(error()) } else { Ok(()) };
+    /// An error if a call would hold more than fits: what lies in main memory against that budget, what lies on the GPU against
+    /// what is free there. Call it before a large tensor is made.
+    pub fn reserve_cost(&self, op: &str, cost: Cost) -> Result<(), Error> {
+        // The driver is asked only where its answer counts.
+        self.reserve_both(op, cost, if cost.gpu > 0 { device::gpu_memory_free() } else { None })
+    }
+
+    /// The same for `bytes` on a device.
+    pub fn reserve_on(&self, op: &str, bytes: u64, device: &candle_core::Device) -> Result<(), Error> {
+        self.reserve_cost(op, Cost::on(bytes, !device.is_cpu()))
+    }
+
+    /// `free`: what the GPU has left. `None`: it does not say, or its memory is the machine's.
+    fn reserve_both(&self, op: &str, cost: Cost, free: Option<u64>) -> Result<(), Error> {
+        match free {
+            Some(free) if cost.gpu > free => {
+                Err(Error::new(crate::engine::Kind::Budget, op, "this would not fit into the GPU's memory")
+                    .expected(format!("at most {} more: what is free", bytes_text(free)))
+                    .got(format!("{} more wanted", bytes_text(cost.gpu)))
+                    .hint("take a smaller size or n, --dtype f16, or free values: :free NAME"))
+            }
+            Some(_) => self.reserve(op, cost.main),
+            None => self.reserve(op, cost.main.saturating_add(cost.gpu)),
         }
+    }
+
+    /// An error if `bytes` more in main memory would pass the memory budget, or are more than the machine has left.
+    pub fn reserve(&self, op: &str, bytes: u64) -> Result<(), Error> {
+        let size = bytes_text;
         let held = allocated().unwrap_or(0);
         let refused = |expected: String| {
             Error::new(crate::engine::Kind::Budget, op, "this would pass the memory budget")
@@ -444,5 +461,31 @@ impl Host {
             return self.out_of_time().or(idle.then_some(Stop::Operations(n)));
         }
         None
+    }
+}
+
+fn bytes_text(bytes: u64) -> String {
+    super::types::size(usize::try_from(bytes).unwrap_or(usize::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A GPU of 1 GiB beside a budget of 8 GiB, and the other way round.
+    #[test]
+    fn each_memory_has_a_budget_of_its_own() {
+        let settings = Settings { max_memory: Some(8 << 30), ..Settings::default() };
+        let host = Host::new(settings, Arc::new(Silent), Cancel::default());
+        let gib = |main: u64, gpu: u64| Cost { main: main << 30, gpu: gpu << 30 };
+        let say = |cost: Cost, free: Option<u64>| host.reserve_both("op", cost, free.map(|f| f << 30));
+        assert!(say(Cost { main: 32 << 20, gpu: 0 }, Some(0)).is_ok());
+        let error = say(gib(0, 2), Some(1)).unwrap_err();
+        assert!(error.message().contains("GPU's memory") && error.got_text() == Some("2.00 GiB more wanted"));
+        let error = say(gib(9, 0), Some(80)).unwrap_err();
+        assert!(error.message().contains("memory budget"), "{error}");
+        assert!(say(gib(0, 9), Some(80)).is_ok());
+        let error = say(gib(0, 9), None).unwrap_err();
+        assert!(error.message().contains("memory budget"), "{error}");
     }
 }

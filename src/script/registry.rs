@@ -162,7 +162,8 @@ fn dispatch(
     let options = c.params.iter().position(|p| p.ty == "#{...}").and_then(|i| args.get(i));
     let checked = options.map_or(Ok(()), |o| args::check_options(&c.op, o, &known));
     // What the call will hold is known from its arguments: refused before it is made.
-    let checked = checked.and_then(|()| host.reserve(&c.op, super::costs::estimate(&c.op, &args, c.work)));
+    let checked =
+        checked.and_then(|()| host.reserve_cost(&c.op, super::costs::estimate(&c.op, &args, c.work)));
     let checked = checked.and_then(|()| finished_graphs(host, &c.op, &args));
     let result = checked.map_err(Fail::Engine).and_then(|()| {
         catch_unwind(AssertUnwindSafe(|| (c.call)(cx, &args)))

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use scumble::engine::observe::{Cancel, Silent};
 use scumble::engine::weights::Weights;
 use scumble::engine::weights::read::TensorFile;
 use scumble::engine::weights::write;
-use scumble::script::thread;
+use scumble::script::{Session, Settings, thread};
 
 use crate::recipes::{pixels, run};
 use crate::script::session;
@@ -25,7 +27,7 @@ fn eval(dir: &Path, code: &str) -> String {
 }
 
 /// The weights of a fixture alone, as a user's file.
-fn own(dir: &Path, name: &str) -> String {
+pub fn own(dir: &Path, name: &str) -> String {
     let all = Weights::load(
         &[TensorFile::open(&data(name)).unwrap()],
         candle_core::DType::F32,
@@ -144,4 +146,32 @@ fn lpips_can_be_followed_downhill() {
     assert!(said.contains("made on VGG16"), "{said}");
     let said = eval("p.lpips(a, b.resize(32, 32))");
     assert!(said.contains("one size"), "{said}");
+}
+
+/// Weights are counted before they are read.
+#[test]
+fn networks_that_do_not_fit_are_refused_before_they_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings {
+        out: dir.path().to_path_buf(),
+        max_memory: Some(20_000),
+        no_init: true,
+        ..Settings::default()
+    };
+    for code in [
+        "load_segmenter(\"DATAtiny-sam\")",
+        "load_depth(\"DATAtiny-depth\")",
+        "load_dino(\"DATAtiny-dino\")",
+        "load_captioner(\"DATAtiny-blip\")",
+        "load_edges(\"DATAhed.safetensors\")",
+        "perceptual(\"DATAvgg.safetensors\")",
+    ] {
+        let code = code.replace("DATA", &data("").display().to_string());
+        let settings = settings.clone();
+        let said = thread::run(move || {
+            let mut session = Session::new(settings, Arc::new(Silent), Cancel::default());
+            session.eval(&code).map(|o| o.text).map_err(|e| e.render(false, 200))
+        });
+        assert!(said.as_ref().is_err_and(|e| e.contains("memory budget")), "{said:?}");
+    }
 }

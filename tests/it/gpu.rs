@@ -15,6 +15,8 @@ use scumble::engine::observe::{Cancel, Silent};
 use scumble::engine::weights::model::{LoadOptions, Model, PredictOptions};
 use scumble::script::{Session, Settings, thread};
 
+use crate::frozen::own;
+
 fn gpu() -> Option<Device> {
     match device::open("cuda") {
         Ok((device, line)) => {
@@ -161,7 +163,60 @@ fn gpu_scripts_run() {
         ] {
             println!("{code}: {:?}", run(code));
         }
+        // Networks from the user's files look at pictures in main memory, and give pictures there.
+        let lpips = own(dir.path(), "lpips.safetensors");
+        let hed = own(dir.path(), "hed.safetensors");
+        let parity = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity");
+        let parity = parity.display();
+        for code in [
+            format!("let p = perceptual(\"{lpips}\", #{{ lpips: \"{lpips}\" }}); p.features(dog).len()"),
+            "let cat = open(\"cat-flat.png\"); [p.lpips(dog, dog).mean, p.lpips(dog, cat).mean > 0.01]"
+                .into(),
+            "grad(z, |z| p.lpips(m.decode(z), cat)).grad".into(),
+            format!(
+                "let d = load_depth(\"{parity}/tiny-depth\"); grid([d.depth(dog), dog]); d.map(dog).shape"
+            ),
+            format!("grid([load_edges(\"{hed}\").edges(dog), dog])"),
+            format!("load_segmenter(\"{parity}/tiny-sam\").segment(dog, [32, 40])"),
+            format!("load_dino(\"{parity}/tiny-dino\").similarity(dog, cat)"),
+        ] {
+            println!("{code}: {:?}", run(&code));
+        }
     });
+}
+
+/// Training in each type, where a GPU computes in it: a loss goes down that steps in half precision would not move.
+#[test]
+fn gpu_trains_in_half_precision() {
+    let Some(_) = gpu() else { return };
+    for dtype in ["f32", "f16", "bf16"] {
+        thread::run(|| {
+            let dir = tempfile::tempdir().unwrap();
+            let settings = Settings {
+                out: dir.path().to_path_buf(),
+                device: "cuda".into(),
+                dtype: dtype.into(),
+                no_init: true,
+                ..Settings::default()
+            };
+            let mut session = Session::new(settings, Arc::new(Silent), Cancel::default());
+            let mut run = |code: &str| session.eval(code).unwrap_or_else(|e| panic!("{code}: {e}")).text;
+            run(
+                "let m = load(\"emoji\"); let z = m.noise(0); let text = m.encode(\"a dog\"); let aim = m.noise(1);",
+            );
+            run("let far = |m| mse(m.predict(z, 500, text), aim).mean;");
+            for what in ["what: \"attention\", lora: 2, lr: 0.01", "what: \"unet\", lr: 0.00002"] {
+                let code = format!(
+                    "let n = m.tune(#{{ {what}, steps: 10 }}, |m, i| mse(m.predict(z, 500, text), aim)); far.call(n) < far.call(m)"
+                );
+                assert_eq!(run(&code).as_deref(), Some("true"), "{dtype} {what}");
+            }
+            let code = "let found = minimize(z, #{ steps: 10, lr: 0.0001 }, |z, i| mse(z, aim)); found.losses[9] < found.losses[0]";
+            assert_eq!(run(code).as_deref(), Some("true"), "{dtype}");
+            let code = "let ink = m.with_lora(\"emoji/expert-ink\"); distance(ink.predict(z, 500, text), m.predict(z, 500, text)) > 0.1";
+            assert_eq!(run(code).as_deref(), Some("true"), "{dtype}");
+        });
+    }
 }
 
 #[test]

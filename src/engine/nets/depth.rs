@@ -32,6 +32,8 @@ pub struct Depth {
     after: Vec<usize>,
     stages: Vec<(Conv2d, Change, Conv2d)>,
     fusion: Vec<Fusion>,
+    /// Of each stage: its channels, and by how much its map is larger than the patches.
+    maps: Vec<(usize, f64)>,
     head: [Conv2d; 3],
     /// Metres that 1 stands for; `None`: relative depth, without a unit.
     metres: Option<f64>,
@@ -72,7 +74,8 @@ impl Depth {
         }
         let width = json.get("fusion_hidden_size").map_or(Ok(64), |_| size(json, "fusion_hidden_size"))?;
         let small = json.get("head_hidden_size").map_or(Ok(32), |_| size(json, "head_hidden_size"))?;
-        let stages = channels.into_iter().zip(factors).enumerate().map(|(i, (c, factor))| {
+        let maps: Vec<(usize, f64)> = channels.into_iter().zip(factors).collect();
+        let stages = maps.iter().enumerate().map(|(i, &(c, factor))| {
             let s = w.sub(format!("neck.reassemble_stage.layers.{i}"));
             let change = match factor {
                 1.0 => Change::Keep,
@@ -108,6 +111,7 @@ impl Depth {
             after: after.to_vec(),
             stages,
             fusion: fusion.collect::<Result<_>>()?,
+            maps,
             head: [
                 conv3(&head.sub("conv1"), width, width / 2)?,
                 conv3(&head.sub("conv2"), width / 2, small)?,
@@ -125,6 +129,22 @@ impl Depth {
     /// Whether the values are metres (far is large); relative depth is large where it is near.
     pub fn is_metric(&self) -> bool {
         self.metres.is_some()
+    }
+
+    /// Bytes that a picture of these sides holds at once, roughly: the encoder, the maps of all stages, the finest fusion twice as
+    /// large as the finest map, and the head's two maps of the picture's size.
+    pub fn working(&self, [h, w]: [u64; 2]) -> u64 {
+        let out = |conv: &Conv2d| conv.weight().dims()[0] as u64;
+        let patch = self.patch() as u64;
+        let places = (h / patch + 1).saturating_mul(w / patch + 1);
+        let [first, second, _] = &self.head;
+        let width = self.fusion.first().map_or(0, |f| out(&f.projection));
+        let stage = |(c, factor): &(usize, f64)| (factor * factor).ceil() as u64 * (2 * *c as u64 + width);
+        let finest = self.maps.iter().map(|(_, f)| (4.0 * f * f).ceil() as u64).max().unwrap_or(0);
+        let each = self.maps.iter().map(stage).sum::<u64>() + 3 * width * finest;
+        let head = h.saturating_mul(w).saturating_mul(2 * out(first) + 3 * out(second));
+        let maps = places.saturating_mul(each).saturating_add(head).saturating_mul(4);
+        self.dino.working([h, w]).saturating_add(maps)
     }
 
     /// Normalized pixels `[n, 3, h, w]`, sides whole numbers of patches → `[n, 1, h, w]`.

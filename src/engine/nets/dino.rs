@@ -202,6 +202,14 @@ impl Dino {
         Ok(last.narrow(1, 0, 1)?.squeeze(1)?)
     }
 
+    /// Bytes that a picture of these sides holds at once, roughly: its pixels, hidden states, what a layer makes of them.
+    pub fn working(&self, [h, w]: [u64; 2]) -> u64 {
+        let c = &self.config;
+        let places = (h / c.patch as u64 + 1).saturating_mul(w / c.patch as u64 + 1);
+        let states = places.saturating_mul((16 * c.width + 4 * c.inner) as u64);
+        states.saturating_add(h.saturating_mul(w).saturating_mul(10)).saturating_mul(4)
+    }
+
     /// Position embeddings for `rows × columns` patches.
     fn places(&self, rows: usize, columns: usize) -> Result<Tensor> {
         let (side, c) = (self.config.side / self.config.patch, self.config.width);

@@ -47,6 +47,13 @@ impl Hed {
         Ok(Hed { blocks: blocks.collect::<Result<_>>()?, norm: w.get("norm", &[1, 3, 1, 1])? })
     }
 
+    /// Channels of the widest map, as if all were of the picture's size.
+    pub fn widest(&self) -> u64 {
+        let width = |convs: &[Conv2d]| convs.iter().map(|c| c.weight().dims()[0] as u64).max().unwrap_or(0);
+        let blocks = self.blocks.iter().enumerate();
+        blocks.map(|(i, (convs, _))| width(convs).div_ceil(1 << (2 * i))).max().unwrap_or(0)
+    }
+
     /// Colors in 0..1 `[n, 3, h, w]`, sides of 16 or more → `[n, 1, h, w]`, 1 = an edge. With a graph.
     pub fn forward(&self, colors: &Tensor) -> Result<Tensor> {
         let (_, _, height, width) = colors.dims4()?;

@@ -175,6 +175,17 @@ impl Pidinet {
         })
     }
 
+    /// Channels of the widest map, as if all were of the picture's size.
+    pub fn widest(&self) -> u64 {
+        let out = |conv: &Conv2d| conv.weight().dims()[0] as u64;
+        let stage = |(i, (blocks, end)): (usize, &(Vec<Block>, End))| {
+            let block = |b: &Block| out(&b.mix).max(b.depth.dims()[0] as u64);
+            let blocks = blocks.iter().map(block).max().unwrap_or(0);
+            blocks.max(out(&end.narrow)).max(out(&end.attend.0)).div_ceil(1 << (2 * i))
+        };
+        self.stages.iter().enumerate().map(stage).max().unwrap_or(0).max(out(&self.first))
+    }
+
     /// Colors in 0..1 `[n, 3, h, w]`, sides of 8 or more → `[n, 1, h, w]`, 1 = an edge. They are read blue first and not
     /// normalized, as ControlNet's annotator has it.
     pub fn forward(&self, colors: &Tensor) -> Result<Tensor> {

@@ -1,7 +1,7 @@
 //! VGG16's features (Simonyan and Zisserman 2014, arXiv 1409.1556; torchvision's `vgg16().features` by name), as
 //! perceptual losses take them: after relu1_2, relu2_2, relu3_3 and relu4_3; and LPIPS, which weighs their differences.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use crate::engine::error::{Error, Result};
 use crate::engine::fields::{Pooling, Window, pool};
@@ -65,12 +65,33 @@ impl Vgg16 {
         Ok(Vgg16 { slices })
     }
 
+    /// Where its weights lie.
+    pub fn device(&self) -> &Device {
+        self.slices.first().and_then(|s| s.first()).map_or(&Device::Cpu, |conv| conv.weight().device())
+    }
+
+    /// Bytes of its weights.
+    pub fn bytes(&self) -> usize {
+        let all = self.slices.iter().flatten().map(Conv2d::weight);
+        all.map(|w| w.elem_count() * w.dtype().size_in_bytes()).sum()
+    }
+
+    /// Side of the pictures that [`Vgg16::forward`] sees.
+    pub fn side(&self) -> u64 {
+        SIDE as u64
+    }
+
+    /// Values of all its maps together, per pixel of the picture.
+    pub fn values(&self) -> u64 {
+        let widths = |convs: &[Conv2d]| convs.iter().map(|c| c.weight().dims()[0] as u64).sum::<u64>();
+        self.slices.iter().enumerate().map(|(i, convs)| widths(convs).div_ceil(1 << (2 * i))).sum()
+    }
+
     /// Pixels `[n, 3, h, w]` in 0..1 → the four activations, with a graph; pictures are scaled bilinearly to 224 pixels,
     /// values outside of 0..1 count as the nearest inside.
     pub fn forward(&self, pixels: &Tensor) -> Result<Vec<Tensor>> {
         let (_, _, h, w) = pixels.dims4()?;
-        let own = self.slices.first().and_then(|s| s.first()).map(|conv| conv.weight().device());
-        let pixels = &pixels.to_device(own.unwrap_or(pixels.device()))?;
+        let pixels = &pixels.to_device(self.device())?;
         let x =
             if (h, w) == (SIDE, SIDE) { pixels.contiguous()? } else { resize_bilinear(pixels, SIDE, SIDE)? };
         let x = x.clamp(0.0, 1.0)?.broadcast_sub(&row(&MEAN, pixels)?)?.broadcast_div(&row(&STD, pixels)?)?;
@@ -152,7 +173,8 @@ impl Lpips {
             .hint("picture.fit(width, height)"));
         }
         let taps = |x: &Tensor| -> Result<Vec<Tensor>> {
-            let x = x.affine(2.0, -1.0)?;
+            // Pictures lie in main memory.
+            let x = x.to_device(self.vgg.device())?.affine(2.0, -1.0)?;
             let x = x.broadcast_sub(&row(&SHIFT, &x)?)?.broadcast_div(&row(&SCALE, &x)?)?;
             let unit = |x: Tensor| -> Result<Tensor> {
                 let length = (x.sqr()?.sum_keepdim(1)? + LEAST)?.sqrt()?;
@@ -160,7 +182,7 @@ impl Lpips {
             };
             self.vgg.taps(x, SLICES.len())?.into_iter().map(unit).collect()
         };
-        let mut sum = Tensor::zeros(n, a.dtype(), a.device())?;
+        let mut sum = Tensor::zeros(n, a.dtype(), self.vgg.device())?;
         for ((a, b), weight) in taps(a)?.iter().zip(&taps(b)?).zip(&self.weights) {
             let apart = (a - b)?.sqr()?.broadcast_mul(weight)?.sum(1)?;
             sum = (sum + apart.flatten_from(1)?.mean(1)?)?;

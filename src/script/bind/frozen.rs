@@ -19,6 +19,10 @@ impl Handle for Dino {
     fn detail(&self) -> String {
         format!("{} features", self.width())
     }
+
+    fn bytes(&self) -> usize {
+        Dino::bytes(self)
+    }
 }
 
 impl Handle for Depth {
@@ -26,6 +30,10 @@ impl Handle for Depth {
 
     fn detail(&self) -> String {
         if self.is_metric() { "metres" } else { "relative" }.to_string()
+    }
+
+    fn bytes(&self) -> usize {
+        Depth::bytes(self)
     }
 }
 
@@ -35,9 +43,26 @@ impl Handle for Captioner {
     fn detail(&self) -> String {
         "BLIP".to_string()
     }
+
+    fn bytes(&self) -> usize {
+        Captioner::bytes(self)
+    }
 }
 
-/// Loads a folder that may be read, on the session's device.
+/// Bytes of the weights in a file, or in the files of a folder that a network may be read from.
+fn stored(path: &Path) -> u64 {
+    let weights = |p: &Path| p.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors"));
+    // A link counts as what it leads to.
+    let size = |p: &Path| std::fs::metadata(p).map_or(0, |m| m.len());
+    if !path.is_dir() {
+        return size(path);
+    }
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path());
+    entries.filter(|p| weights(p)).map(|p| size(&p)).fold(0, u64::saturating_add)
+}
+
+/// Loads a folder that may be read, on the session's device. Errors: more weights than there is room for, as they are read and as
+/// they are kept.
 pub(super) fn load<T>(
     host: &Host,
     op: &str,
@@ -49,6 +74,7 @@ pub(super) fn load<T>(
     }
     let path = host.policy.borrow().readable_tree(op, Path::new(name))?;
     let (device, _) = device::open(&host.settings().device)?;
+    host.reserve_on(op, stored(&path).saturating_mul(2), &device)?;
     f(&path, &device).map_err(|e| e.op(op))
 }
 

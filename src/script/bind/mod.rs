@@ -39,6 +39,7 @@ use rhai::{Dynamic, Engine};
 
 pub use hooks::Edits;
 pub use model::Models;
+pub use perceptual::Perceptual;
 pub use tensor::Tensor;
 pub use tree::is_tracked;
 

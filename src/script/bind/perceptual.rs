@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::DType;
+use candle_core::{DType, Device};
 
 use super::tensor::Tensor;
 use crate::engine::device;
@@ -39,6 +39,31 @@ impl Handle for Perceptual {
             Perceptual::Lpips(_) => "VGG16 with LPIPS".into(),
         }
     }
+
+    fn bytes(&self) -> usize {
+        // A model is told by itself.
+        self.vgg().map_or(0, Vgg16::bytes)
+    }
+}
+
+impl Perceptual {
+    /// The VGG16, where it is one.
+    pub fn vgg(&self) -> Option<&Vgg16> {
+        match self {
+            Perceptual::Encoder(_) => None,
+            Perceptual::Vgg(net) => Some(net),
+            Perceptual::Lpips(net) => Some(net.vgg()),
+        }
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        match self {
+            Perceptual::Encoder(m) => m.device(),
+            Perceptual::Vgg(net) => net.device(),
+            Perceptual::Lpips(net) => net.vgg().device(),
+        }
+    }
 }
 
 /// Bytes of a file of weights, at most: VGG16 with its classifier has 554 MB.
@@ -67,8 +92,9 @@ fn weights(host: &Host, name: &str, (what, how): (&str, &str)) -> Result<Weights
     if size > MOST {
         return Err(Error::file("perceptual", path, format!("the file has {size} bytes")));
     }
-    host.reserve("perceptual", size.saturating_mul(2))?;
-    Weights::load(&[TensorFile::open(&real)?], DType::F32, &device::open(&host.settings().device)?.0)
+    let (device, _) = device::open(&host.settings().device)?;
+    host.reserve_on("perceptual", size.saturating_mul(2), &device)?;
+    Weights::load(&[TensorFile::open(&real)?], DType::F32, &device)
 }
 
 fn vgg(host: &Host, name: &str, lin: Option<String>) -> Result<Perceptual> {

@@ -18,6 +18,10 @@ impl Handle for Segmenter {
     fn detail(&self) -> String {
         format!("SAM  {0}x{0}", self.side())
     }
+
+    fn bytes(&self) -> usize {
+        Segmenter::bytes(self)
+    }
 }
 
 impl Handle for Detector {
@@ -25,6 +29,10 @@ impl Handle for Detector {
 
     fn detail(&self) -> String {
         self.name().to_string()
+    }
+
+    fn bytes(&self) -> usize {
+        Detector::bytes(self)
     }
 }
 

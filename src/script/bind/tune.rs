@@ -218,7 +218,7 @@ fn tune(
     let fresh = State::new("tune", parameters(m, &part, rank, seed)?, asked.optimizer.clone())?;
     let bytes: usize = fresh.values().iter().map(|v| v.elem_count() * 4).sum();
     // The weights, their gradients, two moments, and the state before the last step.
-    host.reserve("tune", bytes as u64 * 8)?;
+    host.reserve_on("tune", bytes as u64 * 8, m.device())?;
     let about: About = [
         ("model", m.fingerprint().to_string()),
         ("what", what.join(", ")),

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use scumble::engine::caption::Captioner;
+use scumble::engine::detector::Detector;
 use scumble::engine::frozen::{Depth, Dino};
 use scumble::engine::image::Picture;
 use scumble::engine::nets::depth::Depth as DepthNet;
@@ -11,6 +12,7 @@ use scumble::engine::observe::Cancel;
 use scumble::engine::segment::Segmenter;
 use scumble::engine::weights::Weights;
 use scumble::engine::weights::read::TensorFile;
+use scumble::script::types::Handle;
 
 use super::{Fixture, close, data, json};
 
@@ -230,4 +232,50 @@ fn wrong_folders_are_told() {
     let mut config = json("tiny-depth/config.json");
     config["backbone_config"]["out_indices"] = serde_json::json!([1, 2, 3, 9]);
     assert!(DepthNet::new(&weights("tiny-depth").scope(), &config).is_err());
+}
+
+/// A few hundred bytes of config.json that ask for any amount of memory, where no weight says otherwise.
+#[test]
+fn windows_and_places_of_masks_are_bounded() {
+    let all = weights("tiny-sam");
+    let with = |values: &[(&str, serde_json::Value)]| {
+        let mut config = json("tiny-sam/config.json");
+        values.iter().for_each(|(key, value)| config["vision_config"][*key] = value.clone());
+        Sam::new(&all.scope(), &config)
+    };
+    let error = with(&[("use_rel_pos", false.into()), ("window_size", 1_048_575.into())]).unwrap_err();
+    assert!(error.message().contains("window_size"), "{error}");
+    for (side, patch) in [(1_048_575, 1), (257 * 8, 8)] {
+        let values =
+            [("use_abs_pos", false.into()), ("patch_size", patch.into()), ("image_size", side.into())];
+        let error = with(&values).unwrap_err();
+        assert!(error.message().contains("image_size / patch_size"), "{error}");
+    }
+    // Of eight places, windows of five are filled up to ten.
+    let working = |window: i64| {
+        with(&[("use_rel_pos", false.into()), ("window_size", window.into())]).unwrap().working()
+    };
+    assert!(working(5) > working(4) && working(0) == working(8));
+    // 64 x 64 colors, and eight times eight states of 24 values.
+    assert!(working(4) > 4 * (3 * 64 * 64 + 10 * 8 * 8 * 24), "{}", working(4));
+}
+
+#[test]
+fn networks_say_what_they_hold() {
+    let sum = |name: &str| weights(name).bytes();
+    let cpu = &Device::Cpu;
+    assert_eq!(Handle::bytes(&Segmenter::load(&data("tiny-sam"), cpu).unwrap()), sum("tiny-sam"));
+    assert_eq!(Handle::bytes(&Captioner::load(&data("tiny-blip"), cpu).unwrap()), sum("tiny-blip"));
+    let dino = Dino::load(&data("tiny-dino"), cpu).unwrap();
+    assert_eq!(Handle::bytes(&dino), sum("tiny-dino"));
+    let depth = Depth::load(&data("tiny-depth"), cpu).unwrap();
+    assert_eq!(Handle::bytes(&depth), sum("tiny-depth"));
+    // A picture that is twice as wide has twice as many patches, up to the largest side.
+    assert!(depth.working(2000, 1000) > depth.working(1000, 1000) * 3 / 2);
+    assert!(depth.working(usize::MAX, 1) <= depth.working(2048, 1));
+    assert!(dino.working() > 224 * 224 * 12);
+    let hed = Detector::load(&data("hed.safetensors"), cpu).unwrap();
+    assert!(Handle::bytes(&hed) > 0 && hed.widest() > 0);
+    let pidinet = Detector::load(&data("pidinet.safetensors"), cpu).unwrap();
+    assert!(Handle::bytes(&pidinet) > 0 && pidinet.widest() > 0);
 }

@@ -78,9 +78,9 @@ impl Sam {
         self.vision.side()
     }
 
-    /// Bytes that a pass of the encoder holds at once, roughly: some forty times its hidden states.
+    /// Bytes that a pass holds at once, roughly.
     pub fn working(&self) -> u64 {
-        40 * 4 * (self.vision.places() as u64).pow(2) * self.vision.width() as u64
+        self.vision.working()
     }
 
     /// Normalized pixels `[1, 3, side, side]`, zeros right of and below the picture → `[1, width, side / patch, side / patch]`.

@@ -11,6 +11,10 @@ use crate::engine::observe::Cancel;
 use crate::engine::ops::{self, Conv2d, LayerNorm, Linear, Padding};
 use crate::engine::weights::Scope;
 
+/// Most places along a side of the picture: four times as many as any SAM has. There need not be weights for each of them, so that a
+/// few bytes of config.json could ask for any amount of memory.
+const MOST_PLACES: usize = 256;
+
 #[derive(Clone, Debug)]
 struct Layer {
     norm1: LayerNorm,
@@ -31,6 +35,7 @@ pub(super) struct Vision {
     layers: Vec<Layer>,
     neck: (Conv2d, LayerNorm2d, Conv2d, LayerNorm2d),
     heads: usize,
+    inner: usize,
     side: usize,
     places: usize,
     out: usize,
@@ -57,11 +62,20 @@ impl Vision {
         let ratio = c.0.get("mlp_ratio").and_then(Value::as_f64).unwrap_or(4.0).clamp(0.1, 64.0);
         let inner = c.or("mlp_dim", (width as f64 * ratio) as usize)?;
         let places = side / patch;
+        if places > MOST_PLACES {
+            return Err(wrong(format!("image_size / patch_size is more than {MOST_PLACES}"))
+                .got(format!("{side} / {patch}")));
+        }
         // A window of 0 is none, in every layer.
         let window = match c.0.get("window_size").and_then(Value::as_u64) {
             Some(0) => places,
             _ => c.or("window_size", 14)?,
         };
+        if window > places {
+            return Err(wrong("window_size is more than the picture has places")
+                .expected(format!("at most {places}, or 0"))
+                .got(window.to_string()));
+        }
         let everywhere = match c.0.get("global_attn_indexes").and_then(Value::as_array) {
             None => vec![2, 5, 8, 11],
             Some(list) => list.iter().filter_map(Value::as_u64).collect(),
@@ -107,10 +121,25 @@ impl Vision {
                 LayerNorm2d::new(&neck.sub("layer_norm2"), out, 1e-6)?,
             ),
             heads,
+            inner,
             side,
             places,
             out,
         })
+    }
+
+    /// Bytes that a pass holds at once, roughly: pixels, hidden states, what the layer with the widest windows makes of them.
+    pub(super) fn working(&self) -> u64 {
+        let (width, side) = (self.width() as u64, self.side as u64);
+        let layer = |layer: &Layer| {
+            // Windows at the edges are filled up; queries and keys have a row and a column of their window beside them.
+            let window = layer.window as u64;
+            let places = ((self.places as u64).div_ceil(window) * window).pow(2);
+            let beside = if layer.relative.is_some() { 2 * window * self.heads as u64 } else { 0 };
+            places.saturating_mul(20 * width + 8 * beside + 3 * self.inner as u64)
+        };
+        let states = self.layers.iter().map(layer).max().unwrap_or(0);
+        states.saturating_add(10 * side.pow(2)).saturating_mul(4)
     }
 
     pub(super) fn side(&self) -> usize {
@@ -123,7 +152,7 @@ impl Vision {
     }
 
     /// Width of the hidden states.
-    pub(super) fn width(&self) -> usize {
+    fn width(&self) -> usize {
         self.patches.weight().dims()[0]
     }
 
