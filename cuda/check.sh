@@ -57,6 +57,15 @@ case_ "an old GPU" 2 "CUDA_COMPUTE_CAP=75" "${gpu[@]}" FAKE_CAP=75 "${run[@]}" -
 case_ "no such GPU" 2 "there is no cuda:7" "${gpu[@]}" FAKE_GPUS=2 "${run[@]}" --device cuda:7 -e 1
 case_ "no cuBLAS" 2 "cuBLAS" "${driver[@]}" "${run[@]}" --device cuda -e 1
 case_ "no cuDNN" 2 "cuDNN" "${driver[@]}" SCUMBLE_CUDA_LIBS="$work/broken" "${run[@]}" --device cuda -e 1
+# cudarc asks for the name without a number first: another version under it is told, the same one is taken.
+mkdir "$work/plain"
+for name in cublas:13 curand:10 cudnn:9; do cp "$work/libs/lib${name%%:*}.so.${name#*:}" "$work/plain/lib${name%%:*}.so"; done
+plain=(env LD_LIBRARY_PATH="$work/driver:$work/plain" SCUMBLE_CUDA_LIBS="$work/libs")
+for old in CUBLAS:12 CURAND:9 CUDNN:8; do
+  library=$(tr A-Z a-z <<<"${old%%:*}")
+  case_ "lib$library.so of another version" 2 "lib$library.so is of another version" "${plain[@]}" FAKE_${old%%:*}="${old#*:}" "${run[@]}" --device cuda -e 1
+done
+case_ "plain names of the right versions" 0 "2" "${plain[@]}" "${run[@]}" --device cuda -e "1 + 1"
 case_ "doctor lists GPUs" 0 "40.0 GiB of 80.0 GiB free, 40.0 GiB held" "${gpu[@]}" FAKE_GPUS=2 FAKE_FREE=2,40 "${run[@]}" doctor
 case_ "auto takes the freest" 0 "cuda:1" "${gpu[@]}" FAKE_GPUS=2 FAKE_FREE=2,40 "${run[@]}" doctor
 site=$work/env/lib/python3.12/site-packages/nvidia
@@ -67,6 +76,14 @@ case_ "libraries of a virtual environment" 0 "2" "${driver[@]}" VIRTUAL_ENV="$wo
 for dtype in f32 f16 bf16; do
   case_ "text2image in $dtype" 0 "out/text2image" "${gpu[@]}" "${run[@]}" --device cuda --dtype $dtype run text2image steps=2 n=2
   case_ "magicmix in $dtype" 0 "out/magicmix" "${gpu[@]}" "${run[@]}" --device cuda --dtype $dtype run magicmix steps=4
+  case_ "magicfusion in $dtype" 0 "out/magicfusion" "${gpu[@]}" "${run[@]}" --device cuda --dtype $dtype run magicfusion prompt_g="a dog" prompt_e="a dog" expert=emoji/expert-ink steps=2
+  # Weights, adapters and vectors of tokens are trained in f32 and used in the model's type.
+  for what in 'what: "mid_block"' 'what: "attention", lora: 2'; do
+    case_ "tune ($what) in $dtype" 0 "[1, 4, 16, 16]" "${gpu[@]}" "${run[@]}" --device cuda --dtype $dtype -e \
+      "let m = load(\"emoji\"); let z = m.noise(0); let text = m.encode(\"a dog\"); let o = #{ $what, steps: 2 }; m.tune(o, |m, i| mse(m.predict(z, 500, text), m.noise(i))).predict(z, 500, text).shape"
+  done
+  case_ "minimize in $dtype" 0 "[1, 4, 16, 16]" "${gpu[@]}" "${run[@]}" --device cuda --dtype $dtype -e \
+    'let m = load("emoji"); let t = m.encode("a dog"); minimize(m.noise(0), #{ steps: 2 }, |z, i| mse(m.predict(z, 500, t), z)).x.shape'
   # Zeros have no direction: the message shows that gradient and predictor ran.
   case_ "sketch_guided in $dtype" 1 "gives no direction" "${gpu[@]}" "${run[@]}" --device cuda --dtype $dtype run sketch_guided sketch=sketch-cup.png steps=2
 done
@@ -74,7 +91,6 @@ case_ "imagic" 0 "out/imagic" "${gpu[@]}" "${run[@]}" --device cuda run imagic i
 case_ "disentangle" 0 "out/disentangle" "${gpu[@]}" "${run[@]}" --device cuda run disentangle neutral="a dog" target="a dog in the snow" steps=2 iters=1
 case_ "prompt2prompt" 0 "out/prompt2prompt" "${gpu[@]}" "${run[@]}" --device cuda run prompt2prompt source="a dog" target="a cat" steps=2
 case_ "invert" 0 "out/invert" "${gpu[@]}" "${run[@]}" --device cuda run invert image=dog-flat.png prompt="a dog" steps=2
-case_ "magicfusion" 0 "out/magicfusion" "${gpu[@]}" "${run[@]}" --device cuda run magicfusion prompt_g="a dog" prompt_e="a dog" expert=emoji/expert-ink steps=2
 case_ "a full GPU is told, and the session lives" 0 "still here" "${gpu[@]}" FAKE_FULL=60000000 "${run[@]}" --device cuda -e \
   'let m = load("emoji"); let z = m.noise(0); try { m.noise(0, #{ n: 4000 }); print("no error"); } catch (e) { print(e.message); } print(`still here ${z.shape}`);'
 exit $failed
