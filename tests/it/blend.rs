@@ -45,8 +45,9 @@ fn a_forced_mask_is_one_of_the_models() {
     assert!(differ(&general, &pixels("text2image", &["prompt=a dog in the snow", "steps=4"])) <= 1);
     assert!(differ(&general, &expert) > 20);
     // Outside of the window, too.
-    let whole = ["prompt_g=a dog in the snow", "prompt_e=a dog", "how=expert", "alone=general", "steps=4"];
-    let ink = pixels("text2image", &["model=emoji/expert-ink", "prompt=a dog", "steps=4"]);
+    let whole =
+        ["prompt_g=a dog in the snow", "prompt_e=a dog", "how=expert", "alone=general", "steps=4", "cfg=7"];
+    let ink = pixels("text2image", &["model=emoji/expert-ink", "prompt=a dog", "steps=4", "cfg=7"]);
     for window in ["window=0.5", "window=0.85"] {
         assert!(differ(&pixels("magicfusion", &[&whole[..], &[window]].concat()), &ink) <= 1, "{window}");
     }

@@ -10,7 +10,7 @@ use scumble::report::{Exit, Report};
 use scumble::script::options::{Column, Val};
 use scumble::script::{Outcome, Session, Settings, recipes, thread};
 
-use crate::script::{Ear, session};
+use crate::script::{Ear, session, session_on};
 
 pub type Run = Result<Outcome, Box<Report>>;
 
@@ -23,9 +23,11 @@ fn args(list: &[&str]) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Runs a recipe in a fresh session below `dir`.
+/// Runs a recipe in a fresh session below `dir`; `model=NAME` stands for the flag.
 pub fn run(dir: &Path, recipe: &str, list: &[&str]) -> Run {
-    thread::run(|| session(dir).0.run(recipe, &args(list)))
+    let model = list.iter().find_map(|x| x.strip_prefix("model="));
+    let list: Vec<&str> = list.iter().copied().filter(|x| !x.starts_with("model=")).collect();
+    thread::run(|| session_on(model, dir).0.run(recipe, &args(&list)))
 }
 
 /// The pixels that a recipe saved.

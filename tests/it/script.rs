@@ -31,8 +31,16 @@ impl Ear {
 
 /// A session that writes below `out`.
 pub fn session(out: &Path) -> (Session, Arc<Ear>) {
+    session_on(None, out)
+}
+
+/// The same, on another model than the usual one.
+pub fn session_on(model: Option<&str>, out: &Path) -> (Session, Arc<Ear>) {
     let ear = Arc::new(Ear::default());
-    let settings = Settings { out: out.to_path_buf(), no_init: true, ..Settings::default() };
+    let mut settings = Settings { out: out.to_path_buf(), no_init: true, ..Settings::default() };
+    if let Some(model) = model {
+        settings.model = model.into();
+    }
     let session = Session::new(settings, Arc::clone(&ear) as Arc<dyn Observer>, Cancel::default());
     session.set_operation_limit(300_000);
     (session, ear)

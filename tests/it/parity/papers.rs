@@ -14,7 +14,9 @@ fn numbers(setup: &str, code: &str) -> Vec<f32> {
     thread::run(|| {
         let (mut session, ear) = session(dir.path());
         session.eval(setup).unwrap_or_else(|e| panic!("{e}"));
-        session.eval(&format!("for x in {code} {{ print(x); }}")).unwrap_or_else(|e| panic!("{e}"));
+        session
+            .eval(&format!("let all = {code}; for x in all {{ print(x); }}"))
+            .unwrap_or_else(|e| panic!("{e}"));
         ear.printed().lines().map(|x| x.parse().unwrap()).collect()
     })
 }
