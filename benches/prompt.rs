@@ -58,18 +58,16 @@ mod measured {
     /// below.
     fn timed(terminal: &mut Terminal, keys: &str, shows: &str) -> Duration {
         let time = terminal.settles(keys, QUIET);
+        // A long line goes on in the next row.
         let lines = terminal.screen();
-        assert!(
-            lines.iter().rev().take(12).any(|l| l.contains(shows)),
-            "after {keys:?} there is no {shows:?}:\n{}",
-            lines.join("\n")
-        );
+        let text = lines[lines.len().saturating_sub(12)..].concat();
+        assert!(text.contains(shows), "after {keys:?} there is no {shows:?}:\n{}", lines.join("\n"));
         time
     }
 
-    /// An empty line again.
+    /// An empty line again: Ctrl-C, after which a search begins anew.
     fn cleared(terminal: &mut Terminal) {
-        terminal.settles("\x15", QUIET);
+        terminal.settles("\x03", QUIET);
         assert_eq!(terminal.screen().last().map(String::as_str), Some("scumble>"));
     }
 
