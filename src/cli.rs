@@ -130,7 +130,7 @@ fn mode(
         Some(Command::Completions { shell }) => ui.out(completions(shell)?.trim_end()),
         Some(Command::Man) => {
             let page = man::page().map_err(|e| Report::new("internal", format!("the manual page: {e}")))?;
-            ui.out(String::from_utf8_lossy(&page).trim_end());
+            ui.out(page.trim_end());
         }
         Some(Command::Licenses) => ui.out(LICENSES.trim_end()),
         None => match code {

@@ -10,7 +10,7 @@ use crate::ui::config::keys::KEYS;
 use crate::ui::meta;
 
 /// The page as roff. Errors: it cannot be written.
-pub fn page() -> std::io::Result<Vec<u8>> {
+pub fn page() -> std::io::Result<String> {
     let mut page = Vec::new();
     let mut command = Cli::command();
     command.build();
@@ -66,5 +66,27 @@ pub fn page() -> std::io::Result<Vec<u8>> {
         "0: done. 1: the script failed. 2: wrong usage. 130: interrupted. 143: terminated. 129: the terminal hung up.",
     )]);
     more.to_writer(&mut page)?;
-    Ok(page)
+    Ok(ascii(&String::from_utf8_lossy(&page)))
+}
+
+/// With roff's escapes for what is not ASCII, as roff itself reads no UTF-8.
+fn ascii(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_ascii() { c.to_string() } else { format!("\\[u{:04X}]", u32::from(c)) })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_is_ascii_and_has_every_recipe() {
+        let page = page().unwrap();
+        assert!(page.is_ascii() && page.contains("\\[u2014]"), "the dash of the papers' lines");
+        for name in recipes::names() {
+            let heading = format!(".SS {}", name);
+            assert!(page.contains(&heading) || page.contains(&heading.replace('_', "\\_")), "{name}");
+        }
+    }
 }
