@@ -39,7 +39,7 @@ case_ "no driver: doctor says why" 0 "no GPU" "${run[@]}" doctor
 case_ "a misspelt device" 2 "unknown device" "${run[@]}" --device cuda:x -e 1
 
 mkdir "$work/driver" "$work/libs" "$work/broken"
-fake() { rustc --edition 2024 --crate-type cdylib -C panic=abort -C link-arg=-Wl,-soname,"$2" -o "$1/$2" cuda/fake.rs || exit 1; }
+fake() { rustc -O --edition 2024 --crate-type cdylib -C panic=abort -C link-arg=-Wl,-soname,"$2" -o "$1/$2" cuda/fake.rs || exit 1; }
 for name in libcuda.so.1 libnvidia-ml.so.1; do fake "$work/driver" $name; done
 for name in libcublas.so.13 libcublasLt.so.13 libcurand.so.10 libcudnn.so.9; do fake "$work/libs" $name; done
 cp "$work"/libs/libcu[br]* "$work/broken/"

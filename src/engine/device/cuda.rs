@@ -167,8 +167,9 @@ fn libraries_are_here() -> Result<()> {
     let major = sys::CUDA_VERSION / 1000;
     let name = |stem: &str, version: u32| format!("lib{stem}.so.{version}");
     let (blas, rand, dnn) = (name("cublas", major), name("curand", 10), name("cudnn", 9));
-    // cuBLAS needs cublasLt; cuDNN needs both, and nvrtc for some of its kernels.
+    // cuRAND needs cudart, cuBLAS cublasLt; cuDNN needs both, and nvrtc for some of its kernels.
     libraries::open_ahead(&[
+        name("cudart", major),
         name("cublasLt", major),
         blas.clone(),
         rand.clone(),
@@ -185,7 +186,11 @@ fn libraries_are_here() -> Result<()> {
     let suffix = if major >= 13 { "" } else { "-cu12" };
     for (library, what, package) in [
         (Library::Blas, format!("cuBLAS ({blas})"), format!("nvidia-cublas{suffix}")),
-        (Library::Rand, format!("cuRAND ({rand})"), format!("nvidia-curand{suffix}")),
+        (
+            Library::Rand,
+            format!("cuRAND ({rand})"),
+            format!("nvidia-curand{suffix} nvidia-cuda-runtime{suffix}"),
+        ),
         (Library::Dnn, format!("cuDNN ({dnn})"), format!("nvidia-cudnn-cu{major}")),
     ] {
         if !loaded(library) {
