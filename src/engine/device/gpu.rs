@@ -89,6 +89,8 @@ pub fn target(ptx: &str) -> Option<(u32, u32)> {
 
 /// A GPU that cannot be used, and why.
 pub fn unusable(why: &str) -> Error {
+    // Below the first line there may be a backtrace.
+    let why = why.lines().next().unwrap_or(why);
     Error::new(Kind::Device, "device", format!("the GPU cannot be used: {why}")).hint(OTHERWISE)
 }
 
