@@ -6,7 +6,7 @@
 use candle_core::{Tensor, TensorId};
 
 use super::error::{Error, Result};
-use super::ops::wide;
+use super::ops::{self, wide};
 
 /// What a step does with a gradient.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -174,17 +174,16 @@ impl Optimizer {
     ) -> Result<(Tensor, Vec<Tensor>)> {
         match self.rule {
             Rule::Adam { beta1, beta2, eps, decay } => {
-                let mean = average(before(0), grad, beta1)?;
-                let square = average(before(1), &grad.sqr()?, beta2)?;
-                let correction1 = 1.0 - beta1.powi(self.steps);
-                let correction2 = 1.0 - beta2.powi(self.steps);
-                let root = ((square.sqrt()? / correction2.sqrt())? + eps)?;
-                let change = (&mean / root)?.affine(self.lr / correction1, 0.0)?;
-                let decayed = match decay {
-                    Some(decay) => x.affine(1.0 - self.lr * decay, 0.0)?,
-                    None => x.clone(),
+                let step = ops::Adam {
+                    betas: [beta1, beta2],
+                    corrections: [beta1, beta2].map(|beta| 1.0 - beta.powi(self.steps)),
+                    eps,
+                    lr: self.lr,
+                    decayed: 1.0 - self.lr * decay.unwrap_or(0.0),
                 };
-                Ok(((decayed - change)?, vec![mean, square]))
+                let means = before(0).zip(before(1)).map(|(mean, square)| [mean, square]);
+                let [new, mean, square] = step.step(x, grad, means)?;
+                Ok((new, vec![mean, square]))
             }
             Rule::Sgd { momentum } if momentum > 0.0 => {
                 let velocity = match before(0) {
@@ -196,15 +195,6 @@ impl Optimizer {
             Rule::Sgd { .. } => Ok(((x - grad.affine(self.lr, 0.0)?)?, Vec::new())),
         }
     }
-}
-
-/// The running mean after one more value.
-fn average(before: Option<&Tensor>, x: &Tensor, beta: f64) -> Result<Tensor> {
-    let new = x.affine(1.0 - beta, 0.0)?;
-    Ok(match before {
-        Some(mean) => (mean.affine(beta, 0.0)? + new)?,
-        None => new,
-    })
 }
 
 #[cfg(test)]

@@ -94,7 +94,7 @@ fn ctrl_z_in_a_view_stops_the_whole_job() {
     let room = Room::new();
     // The script would wait for the program if it was not stopped itself.
     let script =
-        "sh -c '\"$SCUMBLE\" --no-init; echo script ends'; echo job stopped; sleep 0.5; fg; echo all ends";
+        "sh -c '\"$SCUMBLE\" --no-init; echo script ends'; echo job stopped; sleep 2; fg; echo all ends";
     let Some(mut terminal) = shell(&room, script) else { return };
     terminal.prompts();
     terminal.enters("let c = [1.0, 0.5, 0.2];");

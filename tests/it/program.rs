@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 /// A working folder with a home of its own: nothing of the user's is read or written.
 pub struct Room {
@@ -87,6 +87,18 @@ impl Room {
 /// Sends a signal.
 pub fn send(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+/// Waits until a child has stopped: one that is told to go on before that would stop after it, and stay so.
+pub fn stopped(child: &Child) {
+    until("stopped", Duration::from_secs(60), || {
+        let seen =
+            waitpid(Some(Pid::from_child(child)), WaitOptions::UNTRACED | WaitOptions::NOHANG).unwrap();
+        seen.is_some_and(|(_, status)| {
+            assert!(status.stopped(), "it ended: {status:?}");
+            true
+        })
+    });
 }
 
 /// Waits for a child, but not for ever.

@@ -7,7 +7,7 @@ use scumble::script::thread;
 use scumble::script::view::View;
 use scumble::term::signals::ignores_hangup;
 
-use crate::program::{Room, files, send, until};
+use crate::program::{Room, files, send, stopped, until};
 use crate::script::session;
 use crate::terminal::Terminal;
 
@@ -149,6 +149,7 @@ fn a_view_that_is_stopped_gives_the_screen_back_and_takes_it_again() {
     send(&terminal.child, Signal::TSTP);
     terminal.shows(LEFT);
     until("the terminal's modes are back", LONG, || terminal.echoes());
+    stopped(&terminal.child);
     send(&terminal.child, Signal::CONT);
     terminal.shows(ENTERED);
     terminal.shows("level 6 of 6");

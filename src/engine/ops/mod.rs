@@ -13,6 +13,7 @@
 
 pub mod composed;
 
+mod adam;
 mod attention;
 mod channels;
 mod check;
@@ -33,6 +34,7 @@ mod simd;
 mod softmax;
 mod versions;
 
+pub use adam::{Adam, sum_of_squares};
 pub use attention::{apply_probs, attention, attention_probs};
 pub use channels::add_channels;
 pub use composed::wide;

@@ -1,11 +1,86 @@
 //! Work on several threads, cut into pieces that do not depend on the number of threads: results are the same
 //! bytes for any number.
 
+use std::cell::Cell;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
 use candle_core::Result;
 use rayon::prelude::*;
 
-/// Work (nanoseconds of one core) under which waking other threads costs more than it saves.
+/// Work (nanoseconds of one core) under which handing some to other threads costs more than it saves.
 const FORK: usize = 40_000;
+
+/// Nanoseconds for which the other threads look for more work before they sleep. To wake a sleeping one takes tens of
+/// microseconds, some hundreds on a virtual machine whose idle core was given away: longer than most operations of a small model.
+const AWAKE: u64 = 1_000_000;
+
+/// How many threads stay awake at most: many of them in search of the same work get in each other's way.
+const LOOKOUTS: usize = 15;
+
+/// When the leading thread last had work for others, in nanoseconds of [`clock`].
+static LAST: AtomicU64 = AtomicU64::new(0);
+
+/// Jobs of [`look_out`] that have not ended.
+static AWAKE_NOW: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    static LOOKING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Nanoseconds since the first call.
+fn clock() -> u64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(Instant::now).elapsed().as_nanos() as u64
+}
+
+/// Keeps the threads of the pool awake that the leading one (`device::lead_pool`) hands work to.
+fn keep_awake() {
+    if rayon::current_thread_index() != Some(0) {
+        return;
+    }
+    LAST.store(clock(), Ordering::Relaxed);
+    let wanted = (rayon::current_num_threads() - 1).min(LOOKOUTS);
+    while AWAKE_NOW
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < wanted).then_some(n + 1))
+        .is_ok()
+    {
+        rayon::spawn(|| {
+            look_out();
+            AWAKE_NOW.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+}
+
+/// Does what work there is until there has been none for a while.
+fn look_out() {
+    // The leading thread has work of its own; one that looks out already has taken this up on the way.
+    if rayon::current_thread_index() == Some(0) || LOOKING.replace(true) {
+        return;
+    }
+    while clock().saturating_sub(LAST.load(Ordering::Relaxed)) < AWAKE {
+        if rayon::yield_now() != Some(rayon::Yield::Executed) {
+            for _ in 0..16 {
+                std::hint::spin_loop();
+            }
+            // Whoever else wants this core gets it.
+            std::thread::yield_now();
+        }
+    }
+    LOOKING.set(false);
+}
+
+/// Pieces that a call of some size is cut into at least, so that two threads, and four, have even shares.
+pub const FEW: usize = 4;
+
+/// Multiplications and additions of such a piece: to hand it over costs a few microseconds.
+const SMALLEST: usize = 1_500_000;
+
+/// Pieces into which `work` multiplications and additions are worth cutting where they would make fewer than [`FEW`].
+pub fn few(work: usize) -> usize {
+    (work / SMALLEST).clamp(1, FEW)
+}
 
 /// Whether work of about `nanos` nanoseconds is worth forking.
 pub fn worth(nanos: usize) -> bool {
@@ -17,6 +92,7 @@ pub fn run<I: Send>(tasks: Vec<I>, nanos: usize, f: impl Fn(I) -> Result<()> + S
     if tasks.len() < 2 || !worth(nanos) {
         return tasks.into_iter().try_for_each(f);
     }
+    keep_awake();
     tasks.into_par_iter().with_max_len(1).try_for_each(f)
 }
 
@@ -26,6 +102,7 @@ pub fn pieces<T: Send>(out: &mut [T], piece: usize, nanos: usize, f: impl Fn(usi
     if out.len() <= piece || !worth(nanos) {
         out.chunks_mut(piece).enumerate().for_each(|(i, out)| f(i * piece, out));
     } else {
+        keep_awake();
         out.par_chunks_mut(piece).with_max_len(1).enumerate().for_each(|(i, out)| f(i * piece, out));
     }
 }

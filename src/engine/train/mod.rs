@@ -9,13 +9,13 @@ mod checkpoint;
 
 use std::path::PathBuf;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 pub use checkpoint::About;
 
 use super::error::{Error, Result};
 use super::observe::{Cancel, Event, Observer};
-use super::ops::wide;
+use super::ops::{sum_of_squares, wide};
 use super::optimize::Optimizer;
 
 /// Where a run stands.
@@ -230,7 +230,7 @@ impl Training {
         }
         let mut sum = 0.0;
         for (name, grad) in state.names.iter().zip(&grads) {
-            let part = square(grad).map_err(|e| (e, false))?;
+            let part = sum_of_squares(grad).map_err(|e| (e, false))?;
             if !part.is_finite() {
                 let message = format!("the gradient of {name} is no finite number any more, at step {step}");
                 return Err((Error::value(op, message).got(format!("loss {loss}")), false));
@@ -256,15 +256,6 @@ impl Training {
         };
         error.hint(format!("{place}; take a smaller lr, or clip"))
     }
-}
-
-/// The sum of squares, in f64 where f32 would not do.
-fn square(x: &Tensor) -> Result<f64> {
-    let sum = wide(x)?.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
-    if sum.is_finite() {
-        return Ok(sum);
-    }
-    Ok(x.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar::<f64>()?)
 }
 
 #[cfg(test)]

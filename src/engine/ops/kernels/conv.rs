@@ -309,7 +309,9 @@ pub fn forward<T: Element>(s: &Sizes, x: &[T], weight: &[T], bias: Option<&[T]>)
     let tiles = Tiles::new(s, columns(depth, o));
     // Few tiles with much work each: cut the output channels too, and unroll once for all of them.
     let per_tile = 2 * o * depth * tiles.positions * tiles.pictures;
-    let slices = if tiles.count >= 16 { 1 } else { (per_tile / TASK).clamp(1, (o / 32).max(1)).min(16) };
+    let most = (o / 32).max(1);
+    let slices = if tiles.count >= 16 { 1 } else { (per_tile / TASK).clamp(1, most).min(16) };
+    let slices = slices.max(parallel::few(per_tile * tiles.count).div_ceil(tiles.count).min(most));
     let height = o.div_ceil(slices);
     let slices = o.div_ceil(height);
     let shared = if slices > 1 && !s.is_plain() { Some(unrolled(s, x, &tiles)?) } else { None };

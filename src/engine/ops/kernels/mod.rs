@@ -1,6 +1,7 @@
 //! Kernels for main memory: plain functions on slices, f32 and f64, forward and backward.
 //! They trust the shapes that the operations checked.
 
+pub mod adam;
 pub mod attention;
 pub mod bf16;
 pub mod conv;

@@ -153,11 +153,15 @@ impl Plan {
         let ([i, _, _], [o, _, _]) = (s.input, s.output);
         let by_work = TASK / (2 * PLACES * i * o);
         let by_memory = SCRATCH / (PLACES * (padded(i) + padded(o)));
-        let plan = Plan::with_tiles(s, by_work.max(48).min(by_memory.max(16)));
+        let few = parallel::few(2 * PLACES * i * o * s.tiles());
+        // Small calls make a few blocks too, none of so few tiles that the products suffer.
+        let even = s.tiles().div_ceil(few).max(12);
+        let plan = Plan::with_tiles(s, by_work.max(48).min(by_memory.max(16)).min(even));
         // Few blocks with much work each: cut the output channels too (every slice transforms the input again).
         let work = 2 * PLACES * i * o * plan.pictures * plan.rows * plan.across;
         let slices =
             if plan.blocks >= 16 { 1 } else { (work / (4 * TASK)).clamp(1, 16).min(o.div_ceil(128)) };
+        let slices = slices.max(few.div_ceil(plan.blocks).min(o / PANEL));
         // Whole panels.
         let height = if slices == 1 { padded(o) } else { o.div_ceil(slices).next_multiple_of(PANEL) };
         Plan { height, slices: o.div_ceil(height), ..plan }
@@ -169,7 +173,9 @@ impl Plan {
         let (across, down) = (ow.div_ceil(4), oh.div_ceil(4));
         let tiles = tiles.max(across);
         let (pictures, rows) = if tiles >= across * down {
-            ((tiles / (across * down)).clamp(1, s.n), down)
+            // Blocks of about as many pictures.
+            let pictures = (tiles / (across * down)).clamp(1, s.n);
+            (s.n.div_ceil(s.n.div_ceil(pictures)), down)
         } else {
             // Blocks of about equal height.
             let rows = (tiles / across).max(1);
