@@ -26,12 +26,13 @@ pub struct ClipText {
 }
 
 impl ClipText {
-    /// From `text_model.*` and config.json.
+    /// From `text_model.*` and config.json; without that prefix too, as transformers 5 writes a text encoder that stands alone.
     pub fn new(w: &Scope, json: &Value) -> Result<Self> {
         let config = TowerConfig::parse(json)?;
         let vocab = size(json, "vocab_size")?;
         let length = size(json, "max_position_embeddings")?;
-        let w = w.sub("text_model");
+        let bare = w.has("embeddings") && !w.has("text_model");
+        let w = if bare { w.clone() } else { w.sub("text_model") };
         let e = w.sub("embeddings");
         Ok(ClipText {
             tokens: e.get("token_embedding.weight", &[vocab, config.width])?,

@@ -97,3 +97,24 @@ fn like_sd2() {
 fn foreign_widths() {
     check("tiny-foreign");
 }
+
+/// transformers 5 leaves the prefix "text_model." out of a text encoder that stands alone.
+#[test]
+fn a_text_encoder_as_transformers_5_saves_it() {
+    let dir = tempfile::tempdir().unwrap();
+    for part in ["", "text_encoder", "tokenizer", "unet", "vae", "scheduler"] {
+        let (from, to) = (data("tiny-sd1").join(part), dir.path().join(part));
+        std::fs::create_dir_all(&to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap).filter(|e| e.path().is_file()) {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+    let file = dir.path().join("text_encoder/model.safetensors");
+    let tensors = candle_core::safetensors::load(&file, &Device::Cpu).unwrap();
+    let bare = tensors.iter().map(|(k, v)| (k.trim_start_matches("text_model.").to_string(), v.clone()));
+    candle_core::safetensors::save(&bare.collect::<std::collections::HashMap<_, _>>(), &file).unwrap();
+    let model = Model::load(dir.path().to_str().unwrap(), &LoadOptions::default()).unwrap();
+    assert!(model.unused().is_empty(), "{:?}", model.unused());
+    let f = Fixture::open("tiny-sd1/reference.safetensors");
+    close("bare names", &states(&model, &f.strings("prompts")), f.get("text.states"), TOLERANCE);
+}
