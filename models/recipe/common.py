@@ -93,6 +93,11 @@ class Average:
         torch._foreach_lerp_(self.values, [p.detach() for p in self.parameters], 1 - decay)
 
     @torch.no_grad()
+    def restore_from(self, values, step):
+        """Goes on from the averages of an earlier run."""
+        self.values, self.step = [v.clone() for v in values], step
+
+    @torch.no_grad()
     def apply(self):
         """Puts the averages into the parameters. Returns what was there, to put back with `restore`."""
         before = [p.detach().clone() for p in self.parameters]

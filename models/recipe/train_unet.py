@@ -18,21 +18,16 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTokenizer
 
 from captions import all_captions, draw, draw_caption
 from common import Average, Budget, add_training_arguments, folder, items_of, latents, parser, positive, read_concepts, read_images, read_json, set_rate, smooth, text_ids
 from icons import UNET_SETS
+from layout import INDEX, scheduler, text_encoder
 
 LENGTH = 32  # positions that are computed: the tower is causal and every caption ends before; the rest is one constant tail
 SAVE_EVERY = 300  # seconds
-INDEX = {
-    "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.21.0", "feature_extractor": [None, None],
-    "requires_safety_checker": False, "safety_checker": [None, None], "scheduler": ["diffusers", "DDIMScheduler"],
-    "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
-}
 
 
 class Attention(torch.autograd.Function):
@@ -71,24 +66,6 @@ def network():
         down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
         norm_num_groups=16, cross_attention_dim=128, attention_head_dim=2,
     )
-
-
-def scheduler():
-    """SD 1.x's."""
-    return DDIMScheduler(
-        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-        set_alpha_to_one=False, steps_offset=1, prediction_type="epsilon",
-    )
-
-
-def text_encoder(clip):
-    """A CLIPTextModel with the weights of a CLIP's text tower."""
-    whole = CLIPModel.from_pretrained(clip)
-    config = {k: v for k, v in whole.config.text_config.to_dict().items() if k != "model_type"}
-    text, weights = CLIPTextModel(CLIPTextConfig(**config)), whole.text_model.state_dict()
-    own = set(text.state_dict())
-    text.load_state_dict(weights if own == set(weights) else {f"text_model.{k}": v for k, v in weights.items()})
-    return text.eval()
 
 
 @torch.no_grad()
