@@ -56,7 +56,7 @@ def expert(a, name, seconds, until):
     z = encoded(vae, pool, a.device).float()
     tokenizer = CLIPTokenizer.from_pretrained(a.pack / "tokenizer")
     # The style is the expert's own: its captions do not say it.
-    captions = [c for c in pool.captions]
+    captions = pool.captions
     for style in composer.styles:
         captions = [plain(c, style) for c in captions]
     text = CLIPTextModel.from_pretrained(a.work / "text_encoder-blank").to(a.device).eval()

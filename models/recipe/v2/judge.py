@@ -6,7 +6,6 @@ OUT gets numbers.json, samples.png (100 prompts), scenes.png, colors.png, relati
 
 import json
 import pathlib
-import sys
 
 import numpy as np
 import torch
@@ -147,4 +146,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

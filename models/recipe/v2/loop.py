@@ -1,6 +1,5 @@
 """What the parts share: the device, budgets that go on where an earlier run stopped, states, and pools of pictures."""
 
-import argparse
 import os
 import pathlib
 import sys
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from common import SCALE, Average, add_training_arguments, folder, parser, positive, smooth
+from common import SCALE, Average, folder, parser, positive, smooth
 
 SAVE_EVERY = 60  # seconds
 

@@ -13,7 +13,7 @@ from transformers import CLIPImageProcessor, CLIPTokenizer
 
 import nets
 from compose import Composer, Shares, fits
-from loop import SCALE, Pool, Stage, arguments, encoded, half, prepare, smooth, token_ids
+from loop import SCALE, Pool, Stage, arguments, encoded, half, prepare, token_ids
 from normalize_vae import fold
 from train_vae import gradient_l1
 

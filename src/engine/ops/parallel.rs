@@ -72,14 +72,14 @@ fn look_out() {
 }
 
 /// Pieces that a call of some size is cut into at least, so that two threads, and four, have even shares.
-pub const FEW: usize = 4;
+const EVEN: usize = 4;
 
 /// Multiplications and additions of such a piece: to hand it over costs a few microseconds.
 const SMALLEST: usize = 1_500_000;
 
-/// Pieces into which `work` multiplications and additions are worth cutting where they would make fewer than [`FEW`].
-pub fn few(work: usize) -> usize {
-    (work / SMALLEST).clamp(1, FEW)
+/// Pieces into which `work` multiplications and additions are worth cutting where they would make fewer than [`EVEN`].
+pub fn shares(work: usize) -> usize {
+    (work / SMALLEST).clamp(1, EVEN)
 }
 
 /// Whether work of about `nanos` nanoseconds is worth forking.

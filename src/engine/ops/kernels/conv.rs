@@ -311,7 +311,7 @@ pub fn forward<T: Element>(s: &Sizes, x: &[T], weight: &[T], bias: Option<&[T]>)
     let per_tile = 2 * o * depth * tiles.positions * tiles.pictures;
     let most = (o / 32).max(1);
     let slices = if tiles.count >= 16 { 1 } else { (per_tile / TASK).clamp(1, most).min(16) };
-    let slices = slices.max(parallel::few(per_tile * tiles.count).div_ceil(tiles.count).min(most));
+    let slices = slices.max(parallel::shares(per_tile * tiles.count).div_ceil(tiles.count).min(most));
     let height = o.div_ceil(slices);
     let slices = o.div_ceil(height);
     let shared = if slices > 1 && !s.is_plain() { Some(unrolled(s, x, &tiles)?) } else { None };

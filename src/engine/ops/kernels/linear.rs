@@ -129,8 +129,8 @@ impl Cut {
         let all = n.div_ceil(PANEL);
         // Enough rows that turning a panel costs little beside using it.
         let rows = (4 * TASK / work).clamp(4 * ROWS, 1 << 20).next_multiple_of(ROWS);
-        let few = parallel::few(2 * m * n * k).div_ceil(all);
-        let rows = m.div_ceil(m.div_ceil(rows).max(few)).next_multiple_of(ROWS).min(m);
+        let shares = parallel::shares(2 * m * n * k).div_ceil(all);
+        let rows = m.div_ceil(m.div_ceil(rows).max(shares)).next_multiple_of(ROWS).min(m);
         let mut panels = (TASK / (work * rows)).clamp(1, all);
         // Where all columns make one task, whole rows need no copy.
         if rows < m && panels * 2 > all {

@@ -153,15 +153,15 @@ impl Plan {
         let ([i, _, _], [o, _, _]) = (s.input, s.output);
         let by_work = TASK / (2 * PLACES * i * o);
         let by_memory = SCRATCH / (PLACES * (padded(i) + padded(o)));
-        let few = parallel::few(2 * PLACES * i * o * s.tiles());
+        let shares = parallel::shares(2 * PLACES * i * o * s.tiles());
         // Small calls make a few blocks too, none of so few tiles that the products suffer.
-        let even = s.tiles().div_ceil(few).max(12);
+        let even = s.tiles().div_ceil(shares).max(12);
         let plan = Plan::with_tiles(s, by_work.max(48).min(by_memory.max(16)).min(even));
         // Few blocks with much work each: cut the output channels too (every slice transforms the input again).
         let work = 2 * PLACES * i * o * plan.pictures * plan.rows * plan.across;
         let slices =
             if plan.blocks >= 16 { 1 } else { (work / (4 * TASK)).clamp(1, 16).min(o.div_ceil(128)) };
-        let slices = slices.max(few.div_ceil(plan.blocks).min(o / PANEL));
+        let slices = slices.max(shares.div_ceil(plan.blocks).min(o / PANEL));
         // Whole panels.
         let height = if slices == 1 { padded(o) } else { o.div_ceil(slices).next_multiple_of(PANEL) };
         Plan { height, slices: o.div_ceil(height), ..plan }
